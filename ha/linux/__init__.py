@@ -1,0 +1,1 @@
+"""Floor 4, processes, pidfds, cgroups, signals and clocks of Linux."""

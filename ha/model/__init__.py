@@ -1,0 +1,1 @@
+"""Floor 0, the vocabulary: names, statuses, plan, messages, timing, limits, errors."""

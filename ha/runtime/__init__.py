@@ -1,0 +1,1 @@
+"""Floor 3, the one event loop, journals and the log."""

@@ -1,0 +1,1 @@
+"""Floor 4, virtual time, network, hosts, faults and invariants."""

@@ -1,0 +1,1 @@
+"""Floor 2, codec, framing and sockets."""
