@@ -48,21 +48,21 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 # --- vote: Server <-> Witness ---------------------------------------------------------------------
 
 
-class LeaseRef(Message):
+class LeaseRef(Message, frozen=True):
     """A lease at an epoch."""
 
     name: str
     epoch: int
 
 
-class VoteProbe(Message):
+class VoteProbe(Message, frozen=True):
     """Would you grant these leases to me? Changes nothing (rule 5)."""
 
     round: int
     leases: tuple[str, ...]
 
 
-class VoteClaim(Message):
+class VoteClaim(Message, frozen=True):
     """Grant these leases at these epochs (highest seen + 1) for at least `promise_ms`."""
 
     round: int
@@ -71,7 +71,7 @@ class VoteClaim(Message):
     rules: str  # System.rules_digest
 
 
-class VoteRenew(Message):
+class VoteRenew(Message, frozen=True):
     """Renew all leases of this holder; `leases` is None while the voter knows set (version, digest)."""
 
     round: int
@@ -82,7 +82,7 @@ class VoteRenew(Message):
     leases: tuple[LeaseRef, ...] | None = None
 
 
-class LeaseRelease(Message):
+class LeaseRelease(Message, frozen=True):
     """Give a lease back. `heir`: node preferred for one promise. `withdrawn`: a claim that failed."""
 
     name: str
@@ -93,14 +93,14 @@ class LeaseRelease(Message):
     withdrawn: bool = False
 
 
-class VoteRelease(Message):
+class VoteRelease(Message, frozen=True):
     """Give leases back."""
 
     round: int
     releases: tuple[LeaseRelease, ...]
 
 
-class Verdict(Message):
+class Verdict(Message, frozen=True):
     """A voter's word about one lease. `remaining_ms`: until its promise to `holder` is over."""
 
     name: str
@@ -115,7 +115,7 @@ class Verdict(Message):
     released: bool = False
 
 
-class VoteReply(Message):
+class VoteReply(Message, frozen=True):
     """Answer to any vote request. For renewals: only leases that were *not* renewed have a verdict."""
 
     round: int
@@ -125,14 +125,14 @@ class VoteReply(Message):
     refused: str = ""  # the whole request was refused: "rules", "copying", ...
 
 
-class VoterHello(Message):
+class VoterHello(Message, frozen=True):
     """A started voter to the others: who am I to you? `want_leases`: I have no state, copy me yours."""
 
     boots: int
     want_leases: bool
 
 
-class VoterLease(Message):
+class VoterLease(Message, frozen=True):
     """One lease as a voter has it on disk."""
 
     name: str
@@ -140,7 +140,7 @@ class VoterLease(Message):
     epoch: int
 
 
-class VoterState(Message):
+class VoterState(Message, frozen=True):
     """Answer to VoterHello. `your_boots`: the highest boot counter seen of the asker (0: never)."""
 
     your_boots: int
@@ -152,7 +152,7 @@ class VoterState(Message):
 # --- control: Spawner -> Server: the pull of sub-leases -------------------------------------------
 
 
-class Holding(Message):
+class Holding(Message, frozen=True):
     """An exclusive copy that is active on this node, or frozen with that role."""
 
     copy: str
@@ -160,7 +160,7 @@ class Holding(Message):
     frozen: bool
 
 
-class Pull(Message):
+class Pull(Message, frozen=True):
     """The node's beat, and its request for rights. Lists come only when the Server does not know them."""
 
     boot: str
@@ -173,14 +173,14 @@ class Pull(Message):
     freezes: int = 0
 
 
-class Right(Message):
+class Right(Message, frozen=True):
     """The right of one exclusive copy to be active on this node at this fencing number."""
 
     copy: str
     fencing: int
 
 
-class Grant(Message):
+class Grant(Message, frozen=True):
     """Answer to Pull. Rights hold for `remaining_ns` from the *send* of the Pull (paired by `Header.request`).
 
     `short`: tenants whose lease has less left than `remaining_ns`, as (tenant, ns).
@@ -197,7 +197,7 @@ class Grant(Message):
 # --- command: Server, Monitor, Master -> Spawner --------------------------------------------------
 
 
-class Order(Message):
+class Order(Message, frozen=True):
     """What one copy on this node should be. Fencing is 0 for copies that need no right."""
 
     copy: str
@@ -212,7 +212,7 @@ class Order(Message):
     environment: tuple[tuple[str, str], ...] = ()
 
 
-class Orders(Message):
+class Orders(Message, frozen=True):
     """Orders for copies of this node; `full`: all of them, what is not named is to be stopped."""
 
     generation: Generation
@@ -220,7 +220,7 @@ class Orders(Message):
     full: bool = False
 
 
-class OrdersAnswer(Message):
+class OrdersAnswer(Message, frozen=True):
     """Which copies the node refused, with a reason; the rest is accepted."""
 
     generation: Generation
@@ -228,7 +228,7 @@ class OrdersAnswer(Message):
     refused: tuple[tuple[str, str], ...] = ()
 
 
-class Relinquish(Message):
+class Relinquish(Message, frozen=True):
     """Let go of every exclusive copy of the tenant at or below `fencing`, within `polite_ms`, then freeze."""
 
     tenant: str
@@ -236,35 +236,35 @@ class Relinquish(Message):
     polite_ms: int
 
 
-class Relinquished(Message):
+class Relinquished(Message, frozen=True):
     """The node will never again run the tenant at or below `fencing`; recorded before it was sent."""
 
     tenant: str
     fencing: int
 
 
-class PutPlan(Message):
+class PutPlan(Message, frozen=True):
     """All tenants as the Server has them, MessagePack of tuple[Tenant, ...] (`ha.wire.codec.PLAN`)."""
 
     digest: str
     tenants: bytes
 
 
-class Answer(Message):
+class Answer(Message, frozen=True):
     """Answer to a command: accepted, done, refused or stale."""
 
     status: str
     reason: str = ""
 
 
-class Watch(Message):
+class Watch(Message, frozen=True):
     """Monitor -> Spawner, once a second: tell me every fact after `seq` of your `incarnation`."""
 
     incarnation: int
     seq: int
 
 
-class Fact(Message):
+class Fact(Message, frozen=True):
     """What the Spawner knows of one copy, whole, on every change.
 
     `state` is one of down, starting, up, stopping, frozen, unknown: ready, backoff and failed are the Monitor's.
@@ -292,7 +292,7 @@ class Fact(Message):
     reason: str = ""
 
 
-class Facts(Message):
+class Facts(Message, frozen=True):
     """Spawner -> Monitor. `seq` counts Facts messages of this incarnation; `full`: all copies."""
 
     seq: int
@@ -301,7 +301,7 @@ class Facts(Message):
     plan_digest: str = ""
 
 
-class Revive(Message):
+class Revive(Message, frozen=True):
     """Monitor -> Spawner: start this dead copy again, or (kill) end it first since it does not answer."""
 
     copy: str
@@ -310,7 +310,7 @@ class Revive(Message):
     reason: str = ""
 
 
-class Agents(Message):
+class Agents(Message, frozen=True):
     """Master -> Spawner: these agents should run (monitor, server, witness); `end`: end that one first."""
 
     wanted: tuple[str, ...]
@@ -318,7 +318,7 @@ class Agents(Message):
     leave: str = ""  # "": stay | "stop": stop all copies, say so in AgentsAnswer | "detach": only the agents end
 
 
-class AgentsAnswer(Message):
+class AgentsAnswer(Message, frozen=True):
     """Pids by role, 0 for one that is not there; `empty`: no copy runs here any more."""
 
     pids: dict[str, int]
@@ -328,7 +328,7 @@ class AgentsAnswer(Message):
 # --- state: Monitor -> Servers --------------------------------------------------------------------
 
 
-class CopyState(Message):
+class CopyState(Message, frozen=True):
     """One copy as the Monitor sees it; every field is needed to draw `hactl status`."""
 
     copy: str
@@ -347,14 +347,14 @@ class CopyState(Message):
     status: str = ""
 
 
-class StateDelta(Message):
+class StateDelta(Message, frozen=True):
     """Copies that changed, and copies that are gone."""
 
     copies: tuple[CopyState, ...]
     gone: tuple[str, ...] = ()
 
 
-class AgentSeen(Message):
+class AgentSeen(Message, frozen=True):
     """An agent of this node, as the progress table shows it."""
 
     role: str
@@ -363,7 +363,7 @@ class AgentSeen(Message):
     restarts: int
 
 
-class StateBeat(Message):
+class StateBeat(Message, frozen=True):
     """Every beat: the last sequence and the digest of the whole table; progress of the Monitor's loop."""
 
     last_seq: int
@@ -373,11 +373,11 @@ class StateBeat(Message):
     late_ticks: int = 0
 
 
-class SnapshotRequest(Message):
+class SnapshotRequest(Message, frozen=True):
     """Server -> Monitor: send the whole table."""
 
 
-class Snapshot(Message):
+class Snapshot(Message, frozen=True):
     """The whole table up to `seq`, in `parts` messages numbered from 0."""
 
     seq: int
@@ -386,11 +386,11 @@ class Snapshot(Message):
     copies: tuple[CopyState, ...]
 
 
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Monitor or Spawner -> Server, at connect and once a second: I am here."""
 
 
-class EventRecord(Message):
+class EventRecord(Message, frozen=True):
     """One line of `hactl events`; `at` is wall-clock seconds, for display."""
 
     id: str
@@ -406,7 +406,7 @@ class EventRecord(Message):
     request: str = ""
 
 
-class EventsSaid(Message):
+class EventsSaid(Message, frozen=True):
     """Monitor -> Servers (state channel), and any local agent -> its Monitor: what happened."""
 
     events: tuple[EventRecord, ...]
@@ -415,7 +415,7 @@ class EventsSaid(Message):
 # --- control, beat: Server <-> Server -------------------------------------------------------------
 
 
-class TenantHeld(Message):
+class TenantHeld(Message, frozen=True):
     """A lease this Server holds. `phase`: held | releasing."""
 
     tenant: str
@@ -423,7 +423,7 @@ class TenantHeld(Message):
     phase: str
 
 
-class PeerBeat(Message):
+class PeerBeat(Message, frozen=True):
     """A Server's beat (PUB). `seated`: it holds its side's seat now; `valid_ms`: what is left of its leases."""
 
     side: str
@@ -438,22 +438,22 @@ class PeerBeat(Message):
     failed: tuple[str, ...] = ()  # tenants this side cannot run
 
 
-class PeerOffer(Message):
+class PeerOffer(Message, frozen=True):
     """These tenants are released to you (the heir): claim them now."""
 
     tenants: tuple[LeaseRef, ...]
 
 
-class Register(Message):
+class Register(Message, frozen=True):
     """One last-writer-wins register of an operator's intent; the higher (serial, node) wins."""
 
-    key: str  # "wanted/acme", "wanted/acme/acd", "hold/acme", "hold", "drain/a2", "drain-side/a", "reset/acme", "restart/acme/acd"
+    key: str  # "wanted/acme[/acd]", "hold[/acme]", "drain/a2", "drain-side/a", "reset/acme[/acd]", "restart/acme[/acd]"
     value: str
     serial: int
     node: str
 
 
-class CatalogEntry(Message):
+class CatalogEntry(Message, frozen=True):
     """One tenant file as a version: content, its serial, digest, the digest it was based on, who has the file."""
 
     name: str  # file name without .toml
@@ -465,7 +465,7 @@ class CatalogEntry(Message):
     tombstone: bool = False
 
 
-class PeerShare(Message):
+class PeerShare(Message, frozen=True):
     """Registers and catalogue entries the other Server lacks; `want`: answer with yours."""
 
     registers: tuple[Register, ...]
@@ -476,7 +476,7 @@ class PeerShare(Message):
 # --- control: hactl through a Monitor -> Server ---------------------------------------------------
 
 
-class Ask(Message):
+class Ask(Message, frozen=True):
     """A request of hactl, JSON as it came; `operator`: it came by operate.sock."""
 
     id: str
@@ -485,7 +485,7 @@ class Ask(Message):
     forwarded: bool = False
 
 
-class Told(Message):
+class Told(Message, frozen=True):
     """Its answer: JSON. `final` False: accepted, more follows."""
 
     id: str

@@ -20,7 +20,7 @@ class Plain(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of the plan's structs: MessagePack maps, so that N and N-1 read each other."""
 
 
-class Dependency(Plain):
+class Dependency(Plain, frozen=True):
     """`tenant/process` must be ready: in the same tenant on my side, else anywhere (design section 2)."""
 
     tenant: str
@@ -33,7 +33,7 @@ class Dependency(Plain):
         return process_id(self.tenant, self.process)
 
 
-class Probe(Plain):
+class Probe(Plain, frozen=True):
     """One configured check. `target`: "host:port" for tcp, a URL for http; `command` for exec."""
 
     kind: Literal["tcp", "http", "exec"]
@@ -47,14 +47,14 @@ class Probe(Plain):
     initial_delay_ms: int = 0
 
 
-class Ready(Plain):
+class Ready(Plain, frozen=True):
     """When a started copy counts as ready."""
 
     by: Literal["started", "probe", "notify"] = "started"
     timeout_ms: int = 60_000
 
 
-class RoleChange(Plain):
+class RoleChange(Plain, frozen=True):
     """How a running copy is told its role: exactly one of command, signal, socket; none: see `by`."""
 
     command: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class RoleChange(Plain):
     timeout_ms: int = 2_000
 
 
-class Restart(Plain):
+class Restart(Plain, frozen=True):
     """Restart policy. More than `intensity` unplanned deaths within `period_ms` escalate."""
 
     policy: Literal["always", "on-failure", "never"] = "always"
@@ -75,7 +75,7 @@ class Restart(Plain):
     stable_ms: int = 10_000
 
 
-class Stop(Plain):
+class Stop(Plain, frozen=True):
     """How a copy is stopped: command or signal to the main process, `grace_ms`, then the whole tree is killed."""
 
     signal: str = "SIGTERM"
@@ -83,14 +83,14 @@ class Stop(Plain):
     command: tuple[str, ...] = ()
 
 
-class Log(Plain):
+class Log(Plain, frozen=True):
     """Size-rotated output file: the current file and `keep` older ones."""
 
     max_size_bytes: int = 64 * 1024 * 1024
     keep: int = 5
 
 
-class Limits(Plain):
+class Limits(Plain, frozen=True):
     """Resource limits of one copy; None: inherited from the agent."""
 
     nofile: int | None = None
@@ -98,7 +98,7 @@ class Limits(Plain):
     nice: int | None = None
 
 
-class Process(Plain):
+class Process(Plain, frozen=True):
     """One `[process.NAME]` table."""
 
     name: str
@@ -127,7 +127,7 @@ class Process(Plain):
     log: Log = Log()
 
 
-class Tenant(Plain):
+class Tenant(Plain, frozen=True):
     """One tenant file. `serial` grows with each accepted edit; commands name it as the plan version."""
 
     name: str
@@ -150,7 +150,7 @@ class Tenant(Plain):
         return tuple(copy_key(self.name, process.name, n) for n in range(1, process.copies + 1))
 
 
-class Ports(Plain):
+class Ports(Plain, frozen=True):
     """TCP ports, the same on every node."""
 
     state: int = 7701
@@ -160,7 +160,7 @@ class Ports(Plain):
     beat: int = 7705
 
 
-class Node(Plain):
+class Node(Plain, frozen=True):
     """One machine, or one witness place (`side` is empty then)."""
 
     name: str
@@ -169,7 +169,7 @@ class Node(Plain):
     labels: tuple[str, ...] = ()
 
 
-class System(Plain):
+class System(Plain, frozen=True):
     """The system file. `sides`: side -> nodes where its Server may run, in order of preference."""
 
     name: str
@@ -211,7 +211,7 @@ class System(Plain):
         return hashlib.sha256(text).hexdigest()[:16]
 
 
-class Policy(Plain):
+class Policy(Plain, frozen=True):
     """`[policy]` of the node file: what this node lets a plan do. Empty `users`: anyone but root."""
 
     plans: Literal["local", "servers"] = "servers"
@@ -220,7 +220,7 @@ class Policy(Plain):
     environment_deny: tuple[str, ...] = ("LD_*", "PYTHON*", "PERL5*", "BASH_ENV", "ENV", "NODE_OPTIONS")
 
 
-class NodeFile(Plain):
+class NodeFile(Plain, frozen=True):
     """This machine's own file; groups that may look (`view_group`) and act (`operate_group`) by hactl."""
 
     policy: Policy = Policy()
@@ -236,3 +236,23 @@ def fill(text: str, *, node: Node, tenant: str, process: str, copy: int) -> str:
     ):  # fmt: skip
         text = text.replace("{" + name + "}", value)
     return text
+
+
+_TENANTS = msgspec.msgpack.Decoder(tuple[Tenant, ...])
+
+
+def encode_plan(tenants: tuple[Tenant, ...]) -> bytes:
+    """Return the tenants as they travel in `PutPlan`, sorted by name so that equal plans are equal bytes."""
+    return msgspec.msgpack.encode(sorted(tenants, key=lambda tenant: tenant.name), order="deterministic")
+
+
+def decode_plan(data: bytes) -> tuple[Tenant, ...]:
+    """Return the tenants of a `PutPlan`. Raises msgspec.ValidationError or msgspec.DecodeError."""
+    return _TENANTS.decode(data)
+
+
+def digest_of(data: bytes) -> str:
+    """Return a short digest of bytes, for comparing, not for security."""
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()[:16]
