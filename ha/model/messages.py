@@ -348,10 +348,11 @@ class CopyState(Message, frozen=True):
 
 
 class StateDelta(Message, frozen=True):
-    """Copies that changed, and copies that are gone."""
+    """Copies that changed, and copies that are gone. `seq` counts the deltas of this incarnation, from 1 by 1."""
 
     copies: tuple[CopyState, ...]
     gone: tuple[str, ...] = ()
+    seq: int = 0
 
 
 class AgentSeen(Message, frozen=True):
