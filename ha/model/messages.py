@@ -113,6 +113,7 @@ class Verdict(Message, frozen=True):
     moves: int = 0
     moves_age_ms: int = 0
     released: bool = False
+    idle: bool = False  # nobody has held or renewed it since this voter started
 
 
 class VoteReply(Message, frozen=True):
