@@ -193,10 +193,7 @@ def _verdict(state: State, name: str, refusal: str, now: int) -> Verdict:
         wait = max(0, state.claims_from - now) if refusal else 0
         return Verdict(name, not refusal, refusal, remaining_ms=-(-wait // MS), idle=True)
     until = max(promise.heir_until if promise.released else promise.until, state.claims_from)
-    if not promise.moves:
-        age = 0
-    else:
-        age = (now - promise.moves_since) // MS
+    age = 0 if not promise.moves else (now - promise.moves_since) // MS
     return Verdict(
         name, not refusal, refusal, promise.epoch, promise.holder,
         -(-max(0, until - now) // MS),  # rounded up: a claim one tick early is refused
