@@ -5,7 +5,7 @@ listens. A line without `"v"` is version 1; of another version the line is answe
 ignored, unknown types are answered with `error` (by the agent) or skipped (by a program): so N and N-1 understand
 each other. A line that does not pass changes nothing. Standard library only; docs/control-socket.md is the prose.
 
-    agent -> program     Welcome  at once after the connection: role and epoch as last confirmed
+    agent -> program     Welcome  at once after the connection: role and epoch as last confirmed, for information
                          TakeRole take this role; repeated after every connection until it is answered
                          EpochNow answer to AskEpoch
                          Refused  ("error") the line before was not understood
@@ -48,7 +48,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """First line of a connection. `watchdog_ms`: the watchdog now armed for this process, 0: none."""
+    """First line of a connection: the role last confirmed. It orders nothing, TakeRole does.
+
+    `watchdog_ms`: the watchdog now armed for this process, 0: none.
+    """
 
     role: Role
     epoch: int
@@ -87,9 +90,15 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Who speaks: name and version of the library, for `hactl explain`."""
+    """Who speaks: name and version of the library, and what the program is now (None: it does not say).
+
+    An agent that wants another role than the program says it has sends TakeRole, whatever its journal holds: an
+    answer may have been lost with the agent before.
+    """
 
     sdk: str = ""
+    role: Role | None = None
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +243,10 @@ def _role(key: str, value: object) -> Role:
     return Role(value)
 
 
+def _role_or_null(key: str, value: object) -> Role | None:
+    return None if value is None else _role(key, value)
+
+
 def _text(key: str, value: object) -> str:
     if type(value) is not str:
         raise ProtocolError("bad-field", f"{key} is not a string")
@@ -253,7 +266,7 @@ _TO_PROGRAM: dict[str, tuple[Callable[..., object], dict[str, _Check]]] = {
     "error": (Refused, {"reason": _text, "text": _text}),
 }
 _TO_AGENT: dict[str, tuple[Callable[..., object], dict[str, _Check]]] = {
-    "hello": (Hello, {"sdk": _text}),
+    "hello": (Hello, {"sdk": _text, "role": _role_or_null, "epoch": _number}),
     "done": (Done, {"id": _number}),
     "failed": (Failed, {"id": _number, "reason": _text}),
     "ready": (Ready, {}),
