@@ -32,7 +32,7 @@ class Verdict(StrEnum):
 
 
 class Run(NamedTuple):
-    """One run of one probe; `nth` is the probe in the plan's order, `number` tells it from earlier runs of the same probe."""
+    """One run of one probe; `nth`: its place in the plan; `number` tells this run from every other."""
 
     copy: str
     nth: int
