@@ -59,7 +59,7 @@ TABLE: tuple[tuple[Agent, Agent, Channel, Direction, tuple[type[m.Message], ...]
     (_SP, _M, Channel.COMMAND, _ANSWER, (m.Facts, m.Answer, m.EventsSaid)),
     (_MA, _SP, Channel.COMMAND, _ASK, (m.Agents, m.EventsSaid)),
     (_SP, _MA, Channel.COMMAND, _ANSWER, (m.AgentsAnswer, m.Answer)),
-    (_M, _S, Channel.STATE, Direction.PUBLISH, (m.StateDelta, m.StateBeat, m.EventsSaid)),
+    (_M, _S, Channel.STATE, Direction.PUBLISH, (m.StateDelta, m.StateBeat, m.Snapshot, m.EventsSaid)),
     (_S, _S, Channel.BEAT, Direction.PUBLISH, (m.PeerBeat,)),
 )
 TOPICS = {Channel.STATE: "st", Channel.BEAT: "bt"}
