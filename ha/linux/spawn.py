@@ -27,14 +27,13 @@ import msgspec
 
 from ha.linux.identity import read_stat
 from ha.linux.steps import Stage, Steps
-from ha.linux.syscalls import NUMBERS
+from ha.linux.syscalls import NUMBERS, block_signals, restore_signals
 from ha.linux.users import Account
 from ha.model.errors import HaError
 
 EXEC_TIMEOUT_MS = 2_000  # a child that has not reached exec by then is killed
 CLONE_PIDFD = 0x1000
 CLONE_INTO_CGROUP = 0x200000000
-_ALL_SIGNALS = signal.valid_signals()
 
 
 class SpawnError(HaError):
@@ -176,9 +175,7 @@ def spawn_agent(
     """
     score = own_oom_score_adj() if oom_score_adj is None else oom_score_adj
     return spawn(
-        SpawnRequest(
-            argv=argv, environment=environment, umask=0o077, output=output, append=True, oom_score_adj=score
-        )
+        SpawnRequest(argv=argv, environment=environment, umask=0o077, output=output, append=True, oom_score_adj=score)
     )
 
 
@@ -221,7 +218,9 @@ def _open_output(request: SpawnRequest) -> tuple[int, bool]:
     try:
         return _above_stdio(os.open(request.output, flags, 0o600)), True
     except OSError as error:
-        raise SpawnError(request.argv[0], Stage.OUTPUT, error.errno or 0, f"{request.output}: {error.strerror}") from None
+        raise SpawnError(
+            request.argv[0], Stage.OUTPUT, error.errno or 0, f"{request.output}: {error.strerror}"
+        ) from None
 
 
 def _fill(steps: Steps, request: SpawnRequest, output: int) -> None:
@@ -273,13 +272,13 @@ def _by_clone3(steps: Steps, cgroup: int | None) -> tuple[int, int]:
     number, pointer, size = ctypes.c_long(NUMBERS["clone3"]), ctypes.byref(args), ctypes.c_long(ctypes.sizeof(args))
     collecting = gc.isenabled()
     gc.disable()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    mask = block_signals()
     try:
         pid: int = call(number, pointer, size)
         if pid == 0:
             steps.run()  # never returns
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        restore_signals(mask)
         if collecting:
             gc.enable()
     if pid < 0:
@@ -293,7 +292,7 @@ def _by_fork(steps: Steps, cgroup: int | None) -> tuple[int, int]:
         joined = _above_stdio(os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=cgroup))
         steps.join_cgroup(joined)
     steps.prepare()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ALL_SIGNALS)
+    mask = block_signals()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: "multi-threaded"; only ZeroMQ's C threads
@@ -301,7 +300,7 @@ def _by_fork(steps: Steps, cgroup: int | None) -> tuple[int, int]:
         if pid == 0:
             steps.run()  # never returns
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        restore_signals(mask)
         if joined >= 0:
             os.close(joined)
     return pid, os.pidfd_open(pid)
