@@ -97,7 +97,7 @@ class Cgroup:
             if _rmdir(self.path):
                 return True
             below = [directory for directory, children, _ in os.walk(self.path, topdown=False) if not children]
-            if self.path in below or not all([_rmdir(directory) for directory in below]):
+            if self.path in below or [directory for directory in below if not _rmdir(directory)]:
                 return False
         return False
 

@@ -56,7 +56,8 @@ def rate_error(*, freq: int, tick_us: int, offset_s: float, constant: int, adjti
     `freq`: 2**-16 ppm as in struct timex; `offset_s`: what the PLL still has to work off.
     """
     steady = freq / 65536 * 1e-6 + (tick_us - NOMINAL_TICK_US) / NOMINAL_TICK_US
-    return abs(steady + offset_s / 2 ** (SHIFT_PLL + constant)) + (ADJTIME_RATE if adjtime_left else 0.0)
+    working_off: float = offset_s / (1 << (SHIFT_PLL + constant))
+    return abs(steady + working_off) + (ADJTIME_RATE if adjtime_left else 0.0)
 
 
 def slew() -> float:

@@ -46,7 +46,9 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     def of(cls, pid: int, pidfd: int = -1) -> Identity | None:
         """Return the identity of a live or zombie process, None if there is none. `pidfd` adds the inode."""
         stat = read_stat(pid)
-        return stat and cls(pid, stat.start_ticks, boot_id(), inode_of(pidfd) if pidfd >= 0 else 0)
+        if stat is None:
+            return None
+        return cls(pid, stat.start_ticks, boot_id(), inode_of(pidfd) if pidfd >= 0 else 0)
 
 
 def read_stat(pid: int) -> Stat | None:
@@ -74,7 +76,7 @@ def read_stat(pid: int) -> Stat | None:
 def start_ticks(pid: int) -> int | None:
     """Return field 22 of /proc/PID/stat, None if the process is gone."""
     stat = read_stat(pid)
-    return stat and stat.start_ticks
+    return None if stat is None else stat.start_ticks
 
 
 _ANONYMOUS: list[int] = []  # st_dev of the kernel's anonymous inodes, where pidfds lived before pidfs

@@ -165,10 +165,7 @@ class Steps:
         call, last, index = self._syscall, 0, 0
         try:
             for use_last, optional, words in self._steps:
-                if use_last:
-                    last = call(words[0], ctypes.c_long(last), words[2], words[3])
-                else:
-                    last = call(*words)
+                last = call(words[0], ctypes.c_long(last), words[2], words[3]) if use_last else call(*words)
                 if last < 0 and not (optional and self._errno.value == optional):
                     break
                 index += 1
