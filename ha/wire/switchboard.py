@@ -19,7 +19,6 @@ from ha.wire.sockets import (
     PubPort,
     RouterPort,
     Sockets,
-    SubPort,
     bind_endpoints,
     connect_endpoints,
 )
