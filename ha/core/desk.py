@@ -27,12 +27,14 @@ class PidGone(Event, frozen=True):
 
 
 class StartProbe(Effect, frozen=True):
-    """Run one probe, placeholders filled in, an exec one as `user` and `group` (empty: the agent's own)."""
+    """Run one probe, placeholders filled in; an exec one as `user` and `group` (empty: the agent's own)."""
 
     run: Run
     probe: Probe
     user: str = ""
     group: str = ""
+    directory: str = "/"
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 class CancelProbe(Effect, frozen=True):

@@ -174,6 +174,8 @@ def start_probe(desk: Desk, copy: Copy, run: Run) -> StartProbe:
         ),
         process.user,
         process.group,
+        process.working_directory,
+        tuple((name, filled(value)) for name, value in process.environment.items()),
     )  # fmt: skip
 
 
