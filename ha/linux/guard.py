@@ -14,7 +14,7 @@ from ha.linux.clocks import boot_id
 from ha.linux.mapped import WORD, MappedWords
 
 _MAGIC = 0x4841_4755_4152_0001
-_ACTIVE, _DEADLINE, _WRITTEN = 0, 1, 2
+_ACTIVE, _DEADLINE, _WRITTEN, _BYTES = 0, 1, 2, 3  # _BYTES: of the first half, then of the second
 _HEAD_WORDS = 8
 HALF_BYTES = 512 * 1024  # some 3,000 copies; the file is sparse
 _TRIES = 16
@@ -48,6 +48,7 @@ class GuardTable:
         half = 1 - self._words[_ACTIVE] % 2
         start = _HEAD_WORDS * WORD + half * HALF_BYTES
         self._mapped.data[start : start + len(data)] = data
+        self._words[_BYTES + half] = len(data)
         # A shorter right counts at once, a longer one only with its list: at no instant is a deadline too late.
         if deadline_ns < self._words[_DEADLINE]:
             self._words[_DEADLINE] = deadline_ns
@@ -64,8 +65,8 @@ class GuardTable:
         for _ in range(_TRIES):
             written, half = self._words[_WRITTEN], self._words[_ACTIVE] % 2
             start = _HEAD_WORDS * WORD + half * HALF_BYTES
-            # Never-written bytes have a checksum of 0 over a count of 0, which no list has.
-            entries = guard.decode(bytes(self._mapped.data[start : start + HALF_BYTES]), self._words[_DEADLINE])
+            size = min(self._words[_BYTES + half], HALF_BYTES)
+            entries = guard.decode(bytes(self._mapped.data[start : start + size]), self._words[_DEADLINE])
             if entries is not None and self._words[_WRITTEN] == written:
                 return entries
         return ()
