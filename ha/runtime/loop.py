@@ -70,6 +70,7 @@ class Loop:
         self._timer_count = 0
         self._wake_at: Callable[[], int | None] | None = None
         self._tick: Callable[[], None] | None = None
+        self._ticked_at = 0
         self._signals: dict[int, Callable[[], None]] = {}
         self._signal_pipe: tuple[int, int] | None = None
         self._running = False
@@ -187,6 +188,9 @@ class Loop:
             heapq.heappop(self._timers)
         timer = self._timers[0][0] if self._timers else None
         machine = self._wake_at() if self._wake_at is not None else None
+        if machine is not None:
+            # A machine that still names the instant just served would spin; once a millisecond must do for it.
+            machine = max(machine, self._ticked_at + MS)
         if timer is None or machine is None:
             return timer if machine is None else machine
         return min(timer, machine)
@@ -217,6 +221,7 @@ class Loop:
         if self._wake_at is not None and self._tick is not None:
             wake = self._wake_at()
             if wake is not None and wake <= self.now():
+                self._ticked_at = self.now()
                 self._tick()
 
     def _signalled(self, _events: int) -> None:
