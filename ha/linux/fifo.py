@@ -19,7 +19,10 @@ PIPE_BYTES = 1024 * 1024
 
 
 def make_fifo(path: str, account: Account | None = None) -> None:
-    """Make the FIFO, mode 0600 of that user; one that is there stays, with what is in it. Raises OSError, NotPermitted."""
+    """Make the FIFO, mode 0600 of that user; one that is there stays, with what is in it.
+
+    Raises OSError, NotPermitted.
+    """
     with as_user(account):
         try:
             os.mkfifo(path, 0o600)

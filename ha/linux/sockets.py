@@ -27,7 +27,7 @@ _PEERCRED = struct.Struct("3i")
 
 
 class Notice(msgspec.Struct, frozen=True):
-    """One sd_notify datagram. `pid` is the sender's, by the kernel's word; `watchdog_usec` 0 disarms, None: not said."""
+    """One sd_notify datagram. `pid`: the sender, by the kernel's word; `watchdog_usec` 0 disarms, None: not said."""
 
     pid: int
     ready: bool = False

@@ -12,19 +12,17 @@ import os
 
 import msgspec
 
+from ha.linux import layout
 from ha.linux.clocks import boot_id
 from ha.linux.identity import Identity, start_ticks
 from ha.linux.mapped import MappedWords
 from ha.model.names import Agent
 from ha.model.status import AgentState
 
-ROLES = (Agent.SPAWNER, Agent.MONITOR, Agent.SERVER, Agent.MASTER, Agent.WATCHER, Agent.WITNESS)
+ROLES = tuple(Agent(name) for name in layout.ROLE_NAMES)
 _STATES: tuple[AgentState | None, ...] = (
     None, AgentState.STARTING, AgentState.UP, AgentState.STUCK, AgentState.DEAD,
 )  # fmt: skip
-_MAGIC = 0x4841_5441_424C_0001
-_SLOT_WORDS = 8
-_OWNER_SEQ, _PID, _TICKS, _TURN, _MASTER_SEQ, _STATE, _RESTARTS = range(7)
 _TRIES = 64
 
 
@@ -53,7 +51,7 @@ class ProgressTable:
     @classmethod
     def open(cls, path: str) -> ProgressTable:
         """Open run_dir/NODE/agents/table, made or emptied if it is of another boot. Raises OSError."""
-        return cls(MappedWords(path, _MAGIC, len(ROLES) * _SLOT_WORDS, boot_id()))
+        return cls(MappedWords(path, layout.MAGIC, layout.WORDS, boot_id()))
 
     def close(self) -> None:
         """Unmap."""
@@ -63,26 +61,34 @@ class ProgressTable:
         """Say who runs this role (default: we), with no turn yet. Written by the agent itself, at its start."""
         pid = os.getpid() if pid is None else pid
         ticks = (start_ticks(pid) or 0) if ticks is None else ticks
-        base = _base(role)
-        self._words[base + _TURN] = 0
-        self._write_pair(base + _OWNER_SEQ, base + _PID, (pid, ticks))
+        base = layout.base(role)
+        self._words[base + layout.TURN] = 0
+        self._write_pair(base + layout.OWNER_SEQ, base + layout.PID, (pid, ticks))
 
     def turn(self, role: Agent, now_ns: int) -> None:
         """Say that the loop turned. Written by the agent itself."""
-        self._words[_base(role) + _TURN] = now_ns
+        self._words[layout.base(role) + layout.TURN] = now_ns
 
     def set_state(self, role: Agent, state: AgentState, restarts: int) -> None:
         """Say how the Master sees it. Written by the Master."""
-        base = _base(role)
-        self._write_pair(base + _MASTER_SEQ, base + _STATE, (_STATES.index(state), restarts))
+        base = layout.base(role)
+        self._write_pair(base + layout.MASTER_SEQ, base + layout.STATE, (_STATES.index(state), restarts))
+
+    def set_mode(self, mode: int) -> None:
+        """Say what this node's Master is about (a value of `ha.core.watcher.Mode`). Written by the Master."""
+        self._words[layout.base(Agent.MASTER) + layout.MODE] = mode
+
+    def mode(self) -> int:
+        """Return what the Master said last; 0 (it runs) in a fresh table."""
+        return self._words[layout.base(Agent.MASTER) + layout.MODE]
 
     def read(self, role: Agent) -> Progress:
         """Return the slot; a pair whose writer is in the middle of it, for good, reads as 0 or None."""
-        base = _base(role)
-        pid, ticks = self._read_pair(base + _OWNER_SEQ, base + _PID)
-        state, restarts = self._read_pair(base + _MASTER_SEQ, base + _STATE)
+        base = layout.base(role)
+        pid, ticks = self._read_pair(base + layout.OWNER_SEQ, base + layout.PID)
+        state, restarts = self._read_pair(base + layout.MASTER_SEQ, base + layout.STATE)
         known = _STATES[state] if state < len(_STATES) else None
-        return Progress(pid, ticks, self._words[base + _TURN], restarts, known)
+        return Progress(pid, ticks, self._words[base + layout.TURN], restarts, known)
 
     def _write_pair(self, seq: int, at: int, values: tuple[int, int]) -> None:
         odd = self._words[seq] | 1
@@ -97,7 +103,3 @@ class ProgressTable:
             if before % 2 == 0 and self._words[seq] == before:
                 return values
         return 0, 0
-
-
-def _base(role: Agent) -> int:
-    return ROLES.index(role) * _SLOT_WORDS
