@@ -17,7 +17,11 @@ NUDGE_RETRY_MS = 20
 # Agents
 STUCK_AFTER_MS = 2_000  # an agent whose loop has not turned for this long is ended and started again
 AGENT_RESTART_FLOOR_MS = 200  # between two starts of an agent that dies at once
+AGENT_RESTART_MAX_MS = 5_000  # the delay between two starts doubles up to this
 AGENT_START_TIMEOUT_MS = 10_000
+AGENT_END_MS = 5_000  # an agent asked to end is killed after this
+AGENT_ANSWER_MS = 10_000  # a Spawner that says nothing for this long is not waited for any more when the node stops
+MASTER_YIELD_MS = 3_000  # a first Master that does not step aside for a second one is killed after this
 LOOP_IDLE_MS = 500  # a loop turns at least this often, so that its progress counter does
 FULL_STATE_EVERY_MS = 5_000
 
@@ -41,4 +45,5 @@ STATUS_LINE_CHARS = 200
 # Configuration
 DROP_IN_QUIET_MS = 200
 MAX_CONFIG_BYTES = 1024 * 1024
+MAX_FINDINGS = 100  # of one file; then "too-many"
 UNIX_PATH_BYTES = 107
