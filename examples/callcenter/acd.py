@@ -3,7 +3,7 @@
 One line a message over TCP; NAME, SKILL and CALLID hold no blanks. Every answer ends with the epoch of this copy.
 
     it says first       ROLE active|standby EPOCH              and again at each change
-    LOGIN NAME SKILL    OK EPOCH                               this connection is that agent's
+    LOGIN NAME SKILL    OK EPOCH  |  STANDBY EPOCH             this connection is that agent's
     READY               OK EPOCH                               I take calls
     PAUSE               OK EPOCH                               I take none
     LOGOUT              OK EPOCH
@@ -11,7 +11,7 @@ One line a message over TCP; NAME, SKILL and CALLID hold no blanks. Every answer
                         NONE CALLID EPOCH                      nobody is free: ask again
                         STANDBY CALLID EPOCH                   this copy is not active
                         STALE CALLID EPOCH                     active, but its right does not hold now: ask again
-    BYE CALLID          OK EPOCH                               the agent hears END CALLID EPOCH, and says READY when done
+    BYE CALLID          OK EPOCH                               the agent hears END CALLID EPOCH, then says READY
     STATS               STATS {json} EPOCH
     anything else       ERROR why EPOCH
 
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lines import Connection, RoleServer
@@ -51,17 +52,21 @@ class Distributor:
         self._routed = self._refused = 0
         self._server = RoleServer(loop, bind, port, self._said, self._closed, self._changed)
         self._seat = self._server.seat
-        self._commands = {"LOGIN": self._login, "READY": self._ready, "PAUSE": self._pause, "LOGOUT": self._logout,
-                          "ROUTE": self._route, "BYE": self._bye, "STATS": self._stats}  # fmt: skip
+        self._commands: dict[str, tuple[Callable[..., str], int]] = {  # and how many words they take
+            "LOGIN": (self._login, 2), "READY": (self._ready, 0), "PAUSE": (self._pause, 0),
+            "LOGOUT": (self._logout, 0), "ROUTE": (self._route, 2), "BYE": (self._bye, 1), "STATS": (self._stats, 0),
+        }  # fmt: skip
         self._seat.ready()
 
     def _said(self, connection: Connection, line: str) -> None:
         name, *words = line.split() or [""]
-        command = self._commands.get(name)
-        try:
-            answer = command(connection, *words) if command else f"ERROR unknown command {name[:20]!r}"
-        except TypeError:
-            answer = f"ERROR wrong number of words for {name}"
+        command, count = self._commands.get(name, (None, 0))
+        if command is None:
+            answer = f"ERROR unknown command {name[:20]!r}"
+        elif len(words) != count:
+            answer = f"ERROR {name} takes {count} words, not {len(words)}"
+        else:
+            answer = command(connection, *words)
         connection.send(f"{answer} {self._seat.epoch}")
 
     def _login(self, connection: Connection, name: str, skill: str) -> str:

@@ -1,4 +1,4 @@
-"""A set of simulated human agents: they log in at whichever distributor is active, take calls, and log in again elsewhere.
+"""A set of simulated human agents: they log in at the active distributor, take calls, and follow it when it moves.
 
 They stand for people, so they are not managed: they run beside the system, as their phones would.
 """

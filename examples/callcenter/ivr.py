@@ -16,7 +16,7 @@ from collections import OrderedDict
 
 from lines import Connection, Finder, LineServer
 from program import Loop, Seat, addresses, arguments, fail, log
-from uas import Call, Datagram, Ended, Offered, Uas
+from uas import Call, CallState, Datagram, Ended, Offered, Uas
 
 LOOKUP_S = 0.2
 ROUTE_S = 0.3
@@ -172,6 +172,8 @@ class Ivr:
         self._act()
 
     def _route(self, call: Call, skill: str) -> None:
+        if call.state is not CallState.OFFERED:
+            return
         self._routing[_name(call)] = call
         if self._acd.send(f"ROUTE {skill} {_name(call)}"):
             self._loop.after(ROUTE_S, lambda: self._answer(call, ""))
@@ -194,6 +196,9 @@ class Ivr:
 
     def _answer(self, call: Call, agent: str) -> None:
         if self._routing.pop(_name(call), None) is None:
+            return
+        if call.state is not CallState.OFFERED:
+            self._acd.send(f"BYE {_name(call)}")
             return
         header = {"X-Agent": agent} if agent else {"X-Queue": "waiting"}
         self.uas.answer(call, time.monotonic(), header)
@@ -238,15 +243,12 @@ def serve_health(loop: Loop, bind: str, port: int, ivr: Ivr) -> None:
             asked.setdefault(connection, line)
             return
         method, path, *_ = [*asked.pop(connection, "").split(), "", ""]
-        code = (
-            "200 OK"
-            if (method, path) == ("GET", "/health")
-            else "404 Not Found"
-            if method == "GET"
-            else "405 Method Not Allowed"
-        )
-        body = json.dumps(ivr.health() if code[0] == "2" else {"error": code}) + "\n"
-        head = f"HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        code = "405 Method Not Allowed"
+        if method == "GET":
+            code = "200 OK" if path == "/health" else "404 Not Found"
+        body = json.dumps(ivr.health() if code == "200 OK" else {"error": code}) + "\n"
+        head = f"HTTP/1.1 {code}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head += "Connection: close\r\n\r\n"
         connection.send(head + body)
         connection.finish()
 

@@ -17,8 +17,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from ha.sdk import Agent
+try:
+    from ha.sdk import Agent
+except ModuleNotFoundError:  # run from a checkout that is not installed
+    sys.path.append(str(Path(__file__).resolve().parents[2]))
+    from ha.sdk import Agent
 
 CHECK_EVERY_S = 0.1  # the agent is asked about the epoch at most this often
 
@@ -138,7 +143,8 @@ class Seat:
         if not self._valid or time.monotonic() - self._checked >= CHECK_EVERY_S:
             self._valid = self._agent.check_epoch(0.2)
             self._checked = time.monotonic()
-        return self._valid
+            self._poll()  # a role change may have come in with the answer
+        return self._valid and self.active
 
     def _poll(self) -> None:
         for change in self._agent.poll():
