@@ -95,6 +95,7 @@ class Running:
     incarnation: int  # random 63 bit
     loop: Loop
     board: Switchboard
+    linger_ms: int = 0  # at the end, how long what was said last may take to leave
 
     def attach(self, deliver: Callable[[Any], None]) -> None:
         """Give every port made so far to the loop; `deliver` takes each `Received`."""
@@ -103,7 +104,7 @@ class Running:
 
     def close(self) -> None:
         """Close sockets, journal, table and lock, in this order."""
-        self.board.sockets.close()
+        self.board.sockets.close(self.linger_ms)
         self.loop.close()
         if self.journal is not None:
             self.journal.close()
@@ -142,6 +143,7 @@ class AgentPorts:
                 self.agent.board.send(effect.role, effect.node, effect.body, now=now, request=effect.request)
             case Publish():
                 self.agent.board.publish(effect.body, now=self.now())
+                self.flush_events()  # broadcasts are beats: often enough for what waits
             case Note():
                 self.note(effect)
             case _:
@@ -165,7 +167,7 @@ class AgentPorts:
         self.flush_events()
 
     def flush_events(self) -> None:
-        """Tell the node's Monitor what it has not been told; call it about once a beat."""
+        """Tell the node's Monitor what it has not been told; an agent that never publishes calls it now and then."""
         if not self._events or self.agent.role is Agent.WITNESS:
             return
         role = Agent.SPAWNER if self.agent.role is Agent.MASTER else Agent.MONITOR

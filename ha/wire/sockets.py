@@ -88,10 +88,10 @@ class Sockets:
         """Connect a SUB to each endpoint of one agent of one node."""
         return SubPort(self, channel, (role, node), [self._connected(zmq.SUB, e) for e in endpoints], endpoints)
 
-    def close(self) -> None:
-        """Close every socket and end the context; what is not sent yet is lost (LINGER 0)."""
+    def close(self, linger_ms: int = 0) -> None:
+        """Close every socket and end the context; blocks up to `linger_ms` for what is not sent yet, then drops it."""
         for socket in self._made:
-            socket.close(0)
+            socket.close(linger_ms)
         self._context.term()
 
     def _new(self, kind: int) -> Socket:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import zmq
+
 from ha.model.messages import Message
 from ha.model.names import Agent
 from ha.model.plan import Node, System
+from ha.model.timing import MS
 from ha.wire.routes import Channel, Direction, route
 from ha.wire.sockets import (
     DealerPort,
@@ -84,6 +87,17 @@ class Switchboard:
             self.sockets.drops["publish:no-port"] += 1
             return
         self._publisher.publish(body, now=now)
+
+    def await_connections(self, channel: Channel, at_most_ms: int) -> None:
+        """Wait until every DEALER of a channel has its connection; only at an agent's start, since it blocks."""
+        poller = zmq.Poller()
+        for (of, _, _), port in self._dealers.items():
+            for socket in port.sockets if of is channel else ():
+                poller.register(socket, zmq.POLLOUT)
+        until = self.sockets.clock() + at_most_ms * MS
+        while poller.sockets and (left := until - self.sockets.clock()) > 0:
+            for socket, _ in poller.poll(-(-left // MS)):
+                poller.unregister(socket)
 
     def tend(self, now: int) -> None:
         """Connect silent links anew; cheap, so that it may be called at every turn of the loop."""
