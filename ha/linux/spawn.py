@@ -5,8 +5,8 @@ pointers that the parent built (`ha.linux.steps`). It touches no malloc: a ZeroM
 lock at that instant. Signals are blocked and the collector is off from before the clone until after it.
 Measured here (22 MB Python with ZeroMQ's threads, 2 cores, Linux 6.18; call to exec done, p50 / p99 of 200):
 clone3 into the cgroup 1.2-1.6 / 1.4-2.1 ms, os.fork and a write to cgroup.procs 2.3-2.6 / 2.9-5.2 ms (os.fork alone
-2.1 / 3.1: what Python does after a fork in the child costs page faults), and 890 against 540 starts a second with two
-on their way at once.
+2.1 / 3.1: what Python does after a fork in the child costs page faults). With two on their way at once 810-890 starts
+a second instead of 540-720.
 With pymalloc out of the way (PYTHONMALLOC, dev mode, no GIL), or without clone3, `os.fork` is used, whose C library
 side takes the malloc locks first; the child then writes itself into its cgroup.
 
@@ -32,7 +32,7 @@ import msgspec
 from ha.linux.identity import read_stat
 from ha.linux.steps import Stage, Steps
 from ha.linux.syscalls import NUMBERS, block_signals, restore_signals
-from ha.linux.users import Account, as_user
+from ha.linux.users import Account, as_user, valid_id
 from ha.model.errors import HaError
 
 EXEC_TIMEOUT_MS = 2_000  # a child that has not reached exec by then is killed
@@ -127,6 +127,9 @@ def begin(request: SpawnRequest) -> Pending:
         raise SpawnError(program or "nothing", Stage.REQUEST, 0, "the program is no absolute path")
     if not NUMBERS:
         raise SpawnError(program, Stage.REQUEST, errno.ENOSYS, f"machine {os.uname().machine} is not supported")
+    account = request.account
+    if account is not None and not all(valid_id(number) for number in (account.uid, account.gid, *account.groups)):
+        raise SpawnError(program, Stage.REQUEST, errno.EINVAL, f"uid or gid out of range: {account.uid}:{account.gid}")
     output, opened = _open_output(request)
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     try:

@@ -33,6 +33,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     home: str = "/"
 
 
+def valid_id(number: int) -> bool:
+    """Return whether it is a uid or gid: 2**32 - 1 means "leave as it is" to setresuid, that is root to us."""
+    return 0 <= number < 2**32 - 1
+
+
 def resolve(user: str, group: str = "") -> Account:
     """Return the account of a user name or number; empty: ours. `group` replaces its primary group.
 
@@ -50,6 +55,8 @@ def resolve(user: str, group: str = "") -> Account:
             groups = tuple(os.getgrouplist(name, gid))
     except KeyError:
         raise UnknownAccount(f"cannot resolve user {user!r}: not known on this node") from None
+    if not valid_id(uid):
+        raise UnknownAccount(f"cannot resolve user {user!r}: no valid uid")
     if group:
         gid = resolve_group(group)
         groups = (gid, *(number for number in groups if number != gid))
@@ -66,7 +73,7 @@ def _known(uid: int) -> bool:
 
 def resolve_group(group: str) -> int:
     """Return the gid of a group name or number. Raises UnknownAccount."""
-    if group.isdigit():
+    if group.isdigit() and valid_id(int(group)):
         return int(group)
     try:
         return grp.getgrnam(group).gr_gid
