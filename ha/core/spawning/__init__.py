@@ -1,0 +1,1 @@
+"""Parts of the Spawner's machine; `ha.core.spawner` is the door."""
