@@ -165,9 +165,9 @@ class Gateway:
         asked.timer = self._loop.call_at(min(at, asked.ends), lambda: self._try(asked))
 
     def _give_up(self, asked: Asked) -> None:
-        self._asked.pop(asked.request.id, None)
         if asked.begun and asked.request.verb in VIEW:
-            return  # a stream (`--follow`) has no end
+            return  # a stream (`--follow`) goes on until its client leaves
+        self._asked.pop(asked.request.id, None)
         if asked.sent and asked.request.verb in OPERATE:
             text = f"timed out: outcome unknown, ask later with: hactl request {asked.request.id}"
             asked.answer(exit=UNKNOWN, error=text)
@@ -176,7 +176,7 @@ class Gateway:
                 exit=NO_AGENT, error=f"no Server answers (asked: {', '.join(asked.asked) or 'none connected'})"
             )
 
-    def _lost(self, connection: Connection, _line: bytes) -> None:
+    def _lost(self, connection: Connection) -> None:
         for key, asked in list(self._asked.items()):
             if asked.connection is connection:
                 if asked.timer is not None:

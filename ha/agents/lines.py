@@ -28,12 +28,13 @@ READ_BYTES = 16 * 1024
 _UCRED = struct.Struct("=iII")
 
 Handler = Callable[["Connection", bytes], None]
+Lost = Callable[["Connection"], None]
 
 
 class Connection:
     """One client. `uid`: whose process connected; `operator`: it came by the operators' socket."""
 
-    def __init__(self, loop: Loop, sock: socket.socket, operator: bool, handler: Handler, lost: Handler) -> None:
+    def __init__(self, loop: Loop, sock: socket.socket, operator: bool, handler: Handler, lost: Lost) -> None:
         self._loop = loop
         self._sock = sock
         self._handler = handler
@@ -43,6 +44,7 @@ class Connection:
         self.operator = operator
         self.uid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]
         self.open = True
+        self.closers: list[Callable[[], None]] = []  # called when the client is gone
         loop.add_fd(sock.fileno(), self._ready)
 
     def say(self, value: object) -> None:
@@ -60,7 +62,9 @@ class Connection:
             self.open = False
             self._loop.remove_fd(self._sock.fileno())
             self._sock.close()
-            self._lost(self, b"")
+            for closer in self.closers:
+                closer()
+            self._lost(self)
 
     def _ready(self, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -102,7 +106,7 @@ class Connection:
 class LineServer:
     """One listening socket. The caller holds the role's lock, so a socket file that is there is a dead one's."""
 
-    def __init__(self, loop: Loop, path: str, *, group: str, operator: bool, handler: Handler, lost: Handler) -> None:
+    def __init__(self, loop: Loop, path: str, *, group: str, operator: bool, handler: Handler, lost: Lost) -> None:
         """Bind `path`: 0660 with that group, 0600 if it is empty. Raises HaError."""
         self._loop = loop
         self._operator = operator
@@ -147,9 +151,9 @@ class LineServer:
             return
         self.connections.append(Connection(self._loop, sock, self._operator, self._handler, self._gone))
 
-    def _gone(self, connection: Connection, _line: bytes) -> None:
+    def _gone(self, connection: Connection) -> None:
         self.connections.remove(connection)
-        self._lost(connection, b"")
+        self._lost(connection)
 
 
 def _give(path: str, group: str) -> None:

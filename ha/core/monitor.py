@@ -76,6 +76,7 @@ class State:
     known: bool = False
     spawner: int = 0  # incarnation of the Spawner whose facts these are
     facts_seq: int = 0
+    listing: dict[str, None] | None = None  # copies of a full list that has not come to its end
     seq: int = 0  # deltas said
     said: dict[str, CopyState] = field(default_factory=dict)
     digest: Digest = field(default_factory=Digest)
@@ -195,14 +196,24 @@ def _take_facts(state: State, incarnation: int, facts: Facts) -> None:
         else:
             take_fact(state.desk, copy, fact)
     if facts.full:
-        there = {fact.copy for fact in facts.facts}
-        for key in [key for key in state.copies if key not in there]:
-            leave(state.desk, state.copies.pop(key))
-            state.desk.dirty[key] = None
+        state.listing = {}
+    if state.listing is not None:
+        _take_listing(state, state.listing, facts)
     if facts.plan_digest and facts.plan_digest != state.plan_wanted:
         state.plan_wanted = facts.plan_digest
         if facts.plan_digest != state.plan_digest:
             state.desk.effects.append(ReadPlan(facts.plan_digest))
+
+
+def _take_listing(state: State, listing: dict[str, None], facts: Facts) -> None:
+    """A full list goes on over as many messages as are filled; what it has not named at its end is gone."""
+    listing.update((fact.copy, None) for fact in facts.facts)
+    if len(facts.facts) >= limits.MAX_BATCH:
+        return
+    state.listing = None
+    for key in [key for key in state.copies if key not in listing]:
+        leave(state.desk, state.copies.pop(key))
+        state.desk.dirty[key] = None
 
 
 def _take_plan(state: State, plan: PlanKnown) -> None:

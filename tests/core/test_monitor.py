@@ -165,6 +165,18 @@ def test_full_facts_of_a_new_spawner_drop_copies_that_are_gone() -> None:
     assert list(watched.table.copies("a1")) == [OTHER]
 
 
+def test_full_list_in_several_messages_drops_nothing_before_its_end() -> None:
+    keys = [f"acme/acd.{n}" for n in range(limits.MAX_BATCH + 2)]
+    watched = synced(Watched(process(copies=len(keys))))
+    facts = [Fact(key, State.DOWN, (1, 1, 1), 1) for key in keys]
+    for copies, full in ((facts[:-2], True), (facts[-2:], False), (facts[:-2], True), (facts[-1:], False)):
+        watched.seq += 1
+        body = Facts(watched.seq, tuple(copies), full, "p1")
+        watched.feed(Received(Agent.SPAWNER, "a1", 1, 1, 0, body))
+        expected = len(keys) - 1 if copies == facts[-1:] else len(copies) if full and watched.seq == 2 else len(keys)
+        assert len(watched.state.copies) == expected
+
+
 def test_facts_of_another_node_change_nothing() -> None:
     watched = Watched(process())
     fact = Fact(KEY, State.UP, (1, 1, 1), 1)
