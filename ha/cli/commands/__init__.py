@@ -1,0 +1,1 @@
+"""The commands of hactl, each a function: build the request, send, render."""
