@@ -102,7 +102,7 @@ class Caller:
         self._loop, self._options = loop, options
         self._targets = [Target(address, self._socket(options.bind, address)) for address in options.to]
         for target in self._targets:
-            loop.watch(target.sock, lambda _, target=target: self._receive(target))
+            loop.watch(target.sock, partial(self._receive, target))
         self._turn = itertools.count()
         self._order = itertools.count()
         self._timers: list[tuple[float, int, Target, Leg]] = []
@@ -176,7 +176,7 @@ class Caller:
 
     # --- what comes of it -----------------------------------------------------------------------------
 
-    def _receive(self, target: Target) -> None:
+    def _receive(self, target: Target, _events: int) -> None:
         for _ in range(64):
             try:
                 data = target.sock.recv(65536)

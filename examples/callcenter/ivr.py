@@ -252,7 +252,10 @@ def serve_health(loop: Loop, bind: str, port: int, ivr: Ivr) -> None:
         connection.send(head + body)
         connection.finish()
 
-    LineServer(loop, bind, port, said, on_close=lambda connection: asked.pop(connection, None))
+    def forget(connection: Connection) -> None:
+        asked.pop(connection, None)
+
+    LineServer(loop, bind, port, said, on_close=forget)
 
 
 def main() -> None:

@@ -1,0 +1,236 @@
+"""The demo's system: a temporary directory with its files, the agents' processes, hactl, and what is left of them.
+
+Processes that belong to the system are found by what only they can have: agents hold a lock below our directory or were
+started with `HA_DEMO=token:place`, managed ones carry an `HA_SOCKET` below it. Nothing else is ever signalled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parent
+ROOT = EXAMPLES.parents[1]
+NODES = {"a1": 11, "a2": 12, "b1": 21, "b2": 22}
+WITNESS = {"w1": 50}
+AGENT_PORTS = range(7701, 7706)
+
+
+class Hactl(Exception):
+    """hactl ended with another code than 0; `code`, and what it said."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class System:
+    """One duplex system on loopback addresses. `places`: the agents' first processes by node or witness name."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="ha-demo-"))
+        self.token = self.root.name
+        self.net = _free_net()
+        self.tenants_dir = self.root / "tenants.d"
+        self.logs = self.root / "logs"
+        self.config = self.root / "system.toml"
+        self.places: dict[str, subprocess.Popen[bytes]] = {}
+        self._write_files()
+
+    def address(self, place: str) -> str:
+        """Return the address of a node."""
+        return f"{self.net}.{(NODES | WITNESS)[place]}"
+
+    def addresses(self, port: int) -> str:
+        """Return "address:port,..." of all nodes."""
+        return ",".join(f"{self.address(node)}:{port}" for node in NODES)
+
+    # --- files ----------------------------------------------------------------------------------------
+
+    def render(self, template: Path) -> str:
+        """Return a template with what this machine has filled in."""
+        python = Path(sys.executable)
+        directories = sorted({str(python.parent), str(python.resolve().parent), str(EXAMPLES)})
+        return string.Template(template.read_text()).substitute(
+            root=self.root, net=self.net, python=python, examples=EXAMPLES, data=self.root / "calls",
+            user=pwd.getpwuid(os.geteuid()).pw_name, commands=json.dumps(directories),
+        )  # fmt: skip
+
+    def drop(self, template: Path) -> Path:
+        """Drop a tenant file into the directory, whole, as an editor would; return where it is."""
+        target = self.tenants_dir / template.name
+        fresh = self.root / f".{template.name}.new"
+        fresh.write_text(self.render(template))
+        fresh.replace(target)
+        return target
+
+    def _write_files(self) -> None:
+        for directory in (self.tenants_dir, self.logs, self.root / "calls"):
+            directory.mkdir()
+        for name in ("system.toml", "node.toml"):
+            (self.root / name).write_text(self.render(EXAMPLES / name))
+        (self.root / "node.toml").chmod(0o600)
+        for template in sorted((EXAMPLES / "tenants.d").glob("*.toml")):
+            self.drop(template)
+
+    # --- processes ------------------------------------------------------------------------------------
+
+    def start(self, place: str) -> None:
+        """Start `ha-master` of a node, or `ha-witness` of the third place."""
+        program, name = ("ha-witness", "--name") if place in WITNESS else ("ha-master", "--node")
+        with (self.logs / f"{place}.log").open("ab") as log:
+            self.places[place] = subprocess.Popen(
+                [*_command(program), "--config", str(self.config), name, place], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, env=self._environment(place), start_new_session=True,
+            )  # fmt: skip
+
+    def run(self, program: str, *arguments: object, log: str) -> subprocess.Popen[bytes]:
+        """Start a program beside the system (callers, human agents); its lines go to logs/LOG.jsonl."""
+        with (self.logs / f"{log}.jsonl").open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, str(EXAMPLES / program), *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=out,
+                stderr=out, env=self._environment("outside"), start_new_session=True,
+            )  # fmt: skip
+
+    def members(self, place: str | None = None) -> set[int]:
+        """Return the pids of this system's processes, or of one place's, zombies left out."""
+        found = self._lock_holders(place)
+        mark = f"\0HA_DEMO={self.token}:{place + chr(0) if place else ''}".encode()
+        managed = f"\0HA_SOCKET={self.root}/run/{place + '/' if place else ''}".encode()
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+            environment = b"\0" + _proc(pid, "environ") + b"\0"
+            if pid != os.getpid() and (mark in environment or managed in environment):
+                found.add(pid)
+        return found
+
+    def _lock_holders(self, place: str | None) -> set[int]:
+        """Return the agents that hold a lock; a process that has set its title shows no environment."""
+        found = set()
+        for lock in (self.root / "run").glob(f"{place or '*'}/agents/*.lock"):
+            pid, ticks, *_ = [*lock.read_text().split(), "", ""]
+            stat = _proc(int(pid), "stat").rpartition(b") ")[2].split() if pid.isdigit() else []
+            if len(stat) > 19 and stat[19].decode() == ticks and stat[0] not in (b"Z", b"X"):
+                found.add(int(pid))
+        return found
+
+    def lose(self, node: str) -> tuple[float, int]:
+        """Lose a node as a power cut would: all its processes at once. Return (when, how many)."""
+        for _ in range(2):  # stopped first, so that none starts another; the second pass finds what was being started
+            victims = self.members(node)
+            _signal(victims, signal.SIGSTOP)
+        at = time.monotonic()
+        _signal(victims, signal.SIGKILL)
+        while left := self.members(node):
+            victims |= left
+            _signal(left, signal.SIGKILL)
+            self.places[node].poll()
+        self.places[node].wait()
+        return at, len(victims)
+
+    def leftovers(self) -> list[str]:
+        """Return what is still there of a stopped system: processes, listening sockets."""
+        found = [f"process {pid}: {_proc(pid, 'cmdline').replace(bytes(1), b' ').decode(errors='replace').strip()}" for pid in sorted(self.members())]
+        ours = {socket.inet_aton(f"{self.net}.{last}")[::-1].hex().upper() for last in (NODES | WITNESS).values()}
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            host, _, port = line.split()[1].partition(":")
+            if line.split()[3] == "0A" and host in ours:
+                found.append(f"listening at {socket.inet_ntoa(bytes.fromhex(host)[::-1])}:{int(port, 16)}")
+        for line in Path("/proc/net/unix").read_text().splitlines():
+            if f" {self.root}/" in line:
+                found.append(f"unix socket {line.split()[-1]}")
+        return found
+
+    def end(self) -> None:
+        """Kill whatever is left. For the end of a demo that failed; a good one finds nothing."""
+        while left := self.members():
+            _signal(left, signal.SIGKILL)
+            for process in self.places.values():
+                process.poll()
+            time.sleep(0.01)
+
+    def remove(self) -> None:
+        """Remove the directory."""
+        shutil.rmtree(self.root)
+
+    # --- hactl ----------------------------------------------------------------------------------------
+
+    def hactl(self, *arguments: str, node: str = "", timeout: float = 30.0) -> str:
+        """Return what hactl prints. Raises Hactl."""
+        environment = self._environment("hactl") | {"HA_CONFIG": str(self.config)}
+        environment |= {"HA_NODE": node} if node else {}
+        try:
+            ended = subprocess.run(
+                [*_command("hactl"), *arguments], capture_output=True, text=True, env=environment, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise Hactl(-1, f"hactl {' '.join(arguments)} did not end within {timeout} s") from None
+        if ended.returncode:
+            raise Hactl(ended.returncode, (ended.stdout + ended.stderr).strip())
+        return ended.stdout
+
+    def status(self, node: str = "") -> dict:  # type: ignore[type-arg]
+        """Return `hactl --json status`, as contract/status.json5 says, or {} while nobody answers."""
+        try:
+            return json.loads(self.hactl("--json", "status", node=node))
+        except (Hactl, ValueError):
+            return {}
+
+    def _environment(self, place: str) -> dict[str, str]:
+        keep = {key: value for key, value in os.environ.items() if not key.startswith(("HA_", "NOTIFY_"))}
+        keep["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), keep.get("PYTHONPATH", ""))))
+        return keep | {"HA_DEMO": f"{self.token}:{place}"}
+
+
+def _command(program: str) -> list[str]:
+    """Return how to run a console script: the venv's, or its module where the checkout is not installed."""
+    script = Path(sys.executable).with_name(program)
+    if script.exists():
+        return [str(script)]
+    module = {"ha-master": "ha.agents.master", "ha-witness": "ha.agents.witness", "hactl": "ha.cli.main"}[program]
+    return [sys.executable, "-m", module]
+
+
+def _free_net() -> str:
+    """Return the first of 127.0.0, 127.0.1, ... whose addresses nobody uses, so that two demos do not meet."""
+    for number in range(200):
+        net = f"127.0.{number}"
+        if all(_free(f"{net}.{last}", port) for last in (NODES | WITNESS).values() for port in AGENT_PORTS):
+            return net
+    sys.exit("demo: cannot find free loopback addresses: 127.0.N.11 is in use for every N below 200")
+
+
+def _free(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
+
+
+def _signal(pids: Iterable[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+
+
+def _proc(pid: int, name: str) -> bytes:
+    """Return a file of /proc/PID, empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
