@@ -197,7 +197,7 @@ def main(
         agent = begin(role, arguments.config, arguments.node, journal=journal, volatile=volatile, belongs=belongs)
     except HaError as error:
         sys.stderr.write(f"ha-{role}: {error}\n")
-        return _code_of(error)
+        return exit_code_of(error)
     except OSError as error:
         sys.stderr.write(f"ha-{role}: cannot start: {error}\n")
         return ExitCode.NOT_PERMITTED if isinstance(error, PermissionError) else ExitCode.FAILED
@@ -345,7 +345,8 @@ def _count_start(journal: Journal, restored: dict[str, object]) -> int:
     return boots
 
 
-def _code_of(error: HaError) -> int:
+def exit_code_of(error: HaError) -> int:
+    """Return the `ExitCode` of what kept an agent from starting."""
     match error:
         case ConfigError():
             return ExitCode.INVALID

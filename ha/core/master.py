@@ -68,7 +68,7 @@ class Died(Event, frozen=True):
 
 
 class Turned(Event, frozen=True):
-    """The progress counter of that process's loop, from the table."""
+    """The progress counter of that process's loop, from the table; said only of a process whose identity is sure."""
 
     role: Agent
     pid: int
@@ -79,6 +79,13 @@ class Look(Effect, frozen=True):
     """Read locks and table, and say Holds and Turned."""
 
 
+class Watch(Effect, frozen=True):
+    """Open a pidfd for an agent that the Spawner started. -> Died, at once if it is gone"""
+
+    role: Agent
+    pid: int
+
+
 class StartAgent(Effect, frozen=True):
     """Start the Watcher or the Spawner. -> Holds | NotStarted"""
 
@@ -86,7 +93,7 @@ class StartAgent(Effect, frozen=True):
 
 
 class SignalAgent(Effect, frozen=True):
-    """Signal by pidfd; nothing if that pid is gone. `name`: "SIGTERM"."""
+    """Signal by pidfd; nothing if that pid is gone, or its identity is not sure. `name`: "SIGTERM"."""
 
     role: Agent
     pid: int
@@ -139,6 +146,7 @@ class MasterState:
     asked_to_end_at: int = 0  # the first of `ending`; 0: not yet
     killed: bool = False  # the first of `ending`
     up_said: bool = False
+    asks: int = 0  # Agents sent so far
     code: int = 0
     ended: bool = False
     out: list[Effect] = field(default_factory=list)
@@ -201,10 +209,15 @@ def wake_at(state: MasterState) -> int | None:
     """Return when a Tick is wanted."""
     if state.ended:
         return None
-    when = min(state.looked_at + LOOK_EVERY_MS * MS, state.asked_at + _ask_every_ms(state) * MS)
-    for ward in state.wards.values():
+    when = state.looked_at + LOOK_EVERY_MS * MS
+    to_ask = state.wards[Agent.SPAWNER].pid != 0
+    if to_ask:
+        when = min(when, state.asked_at + _ask_every_ms(state) * MS)
+    for role, ward in state.wards.items():
         start_at = ward.wake_at()
-        if start_at is not None and not state.ending and start_at > state.asked_at:
+        if start_at is None or state.ending:
+            continue
+        if role in OWN or (to_ask and start_at > state.asked_at):
             when = min(when, start_at)
     if state.asked_to_end_at:
         when = min(when, state.asked_to_end_at + AGENT_END_MS * MS)
@@ -221,7 +234,10 @@ def _tick(state: MasterState, now: int) -> None:
             ward.excuse(late)
         if ward.stuck(now):
             state.out.append(Note(kind="agent.stuck", subject=role, reason=f"pid {ward.pid}: its loop does not turn"))
-            state.out.append(SignalAgent(role=role, pid=ward.pid, name="SIGKILL"))
+            if role in OWN or ward.turn[0]:
+                state.out.append(SignalAgent(role=role, pid=ward.pid, name="SIGKILL"))
+            else:
+                state.asked_at = 0  # who it is is not sure: its parent ends it, see `_ask`
             _show(state, ward)
         elif ward.vanished(now):
             _show(state, ward)
@@ -255,6 +271,8 @@ def _asked(state: MasterState, wish: Wish, now: int) -> None:
     match wish:
         case Wish.STEP_ASIDE:
             state.ended = True
+            state.out.append(Announce(mode=Mode.HANDOVER))
+            state.out.append(Say(text="another ha-master takes over; this one ends and touches nothing"))
             state.out.append(End(code=0))
         case Wish.REREAD:
             server = state.wards.get(Agent.SERVER)
@@ -275,7 +293,10 @@ def _answer(state: MasterState, answer: AgentsAnswer, now: int) -> None:
     state.answered_at = now
     for name, pid in answer.pids.items():
         if pid and name in state.wards and name not in OWN:
-            _holds(state, Agent(name), pid, now)
+            role = Agent(name)
+            if state.wards[role].pid != pid:
+                state.out.append(Watch(role=role, pid=pid))
+            _holds(state, role, pid, now)
     if state.ending or state.mode is Mode.RUN:
         return
     if state.mode is Mode.DETACH or answer.empty:
@@ -323,9 +344,14 @@ def _ask(state: MasterState, now: int) -> None:
         if ward.may_start(now) and state.answered:
             ward.begin(now)
             _show(state, ward)
-    leave = {Mode.RUN: "", Mode.STOP: "stop", Mode.DETACH: "detach", Mode.ENDED: ""}[state.mode]
+    leave = {Mode.STOP: "stop", Mode.DETACH: "detach"}.get(state.mode, "")
+    # Said again, in turn if they are several, until they are gone: one message may be lost.
+    stuck = [r.value for r, ward in state.wards.items() if r not in OWN and ward.health is Health.STUCK]
+    end = stuck[state.asks % len(stuck)] if stuck else ""
     state.asked_at = now
-    state.out.append(Send(role=Agent.SPAWNER, node=state.node, body=Agents(wanted=tuple(wanted), leave=leave)))
+    state.asks += 1
+    body = Agents(wanted=tuple(wanted), end=end, leave=leave)
+    state.out.append(Send(role=Agent.SPAWNER, node=state.node, body=body))
 
 
 def _ask_every_ms(state: MasterState) -> int:

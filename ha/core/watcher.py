@@ -2,7 +2,8 @@
 
 Laws. A Master whose lock another live process holds is never started beside it: the holder is adopted. `Mode` is what
 the Master wrote into the progress table before it began to end; while it is stopping a dead Master is started again
-and resumes the stop; once it has ended, the Watcher ends too. The Watcher touches no managed process.
+and resumes the stop; while it hands over to a second ha-master, that one has MASTER_YIELD_MS to take the lock; once
+it has ended, the Watcher ends too. The Watcher touches no managed process.
 
 Not `msgspec` like the other machines, and without `ha.core.machine`: see `ha.core.care` for what that saves.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ha.core.care import LATE_MS, LOOK_EVERY_MS, MS, Health, Ward
+from ha.model.limits import MASTER_YIELD_MS
 
 
 class Mode(Enum):
@@ -21,6 +23,7 @@ class Mode(Enum):
     STOP = 1
     DETACH = 2
     ENDED = 3
+    HANDOVER = 4  # another ha-master asked it to step aside
 
 
 class Looked:
@@ -73,12 +76,13 @@ Event = Looked | MasterDied | Started | NotStarted
 class WatcherState:
     """All of a Watcher."""
 
-    __slots__ = ("ended", "looked_at", "master", "mode")
+    __slots__ = ("alone_at", "ended", "looked_at", "master", "mode")
 
     def __init__(self, now: int) -> None:
         self.master = Ward("master")
         self.mode = Mode.RUN
         self.looked_at = now
+        self.alone_at = now  # since when there has been no Master, if there is none
         self.ended = False
 
 
@@ -100,12 +104,13 @@ def step(state: WatcherState, event: Event | None, now: int) -> tuple[WatcherSta
             return _without(state, now)
     elif type(event) is MasterDied:
         if master.died(event.pid, now):
+            state.alone_at = now
             return state, [Do.LOOK]  # did it end on purpose? has another one taken over already?
     elif type(event) is Started:
         master.seen(event.pid, now)
     elif type(event) is NotStarted:
         master.not_started(now)
-    elif now >= state.looked_at + LOOK_EVERY_MS * MS or master.may_start(now):
+    elif event is None and now >= wake_at(state):
         return _tick(state, now)
     return state, []
 
@@ -114,7 +119,7 @@ def wake_at(state: WatcherState) -> int:
     """Return when a tick is wanted."""
     look = state.looked_at + LOOK_EVERY_MS * MS
     start_at = state.master.wake_at()
-    return look if start_at is None else min(look, max(start_at, state.looked_at))
+    return look if start_at is None or start_at <= state.looked_at else min(look, start_at)
 
 
 def _tick(state: WatcherState, now: int) -> tuple[WatcherState, list[Do]]:
@@ -133,7 +138,8 @@ def _without(state: WatcherState, now: int) -> tuple[WatcherState, list[Do]]:
     if state.mode is Mode.ENDED and state.master.health is Health.DEAD:
         state.ended = True
         return state, [Do.END]
-    if not state.master.may_start(now):
+    handing_over = state.mode is Mode.HANDOVER and now < state.alone_at + MASTER_YIELD_MS * MS
+    if handing_over or not state.master.may_start(now):
         return state, []
     state.master.begin(now)
     return state, [Do.START]

@@ -12,7 +12,7 @@ import select
 from ha.linux import layout
 from ha.linux.mapped import MappedWords
 
-_LINE_BYTES = 80
+LINE_BYTES = 80
 _TICKS_AFTER_NAME = 19  # field 22 of /proc/PID/stat, counted behind the name's closing bracket
 
 
@@ -39,7 +39,7 @@ def open_holder(run_dir_node: str, role_name: str) -> tuple[int, int]:
     """
     try:
         with open(f"{run_dir_node}/agents/{role_name}.lock", "rb", buffering=0) as file:
-            words = (file.read(_LINE_BYTES) or b"").split()
+            words = (file.read(LINE_BYTES) or b"").split()
     except OSError:
         return 0, -1
     if len(words) != 3 or not (words[0].isdigit() and words[1].isdigit()) or words[2].decode() != boot_id():
