@@ -31,7 +31,12 @@ class Net:
     lost: int = 0
 
     def send(
-        self, source: tuple[str, str], to: tuple[str, str], body: Message, deliver: Callable[[Message], None], start: int
+        self,
+        source: tuple[str, str],
+        to: tuple[str, str],
+        body: Message,
+        deliver: Callable[[Message], None],
+        start: int,
     ) -> None:
         """Carry `body` from (role, node) to (role, node), leaving at `start`."""
         self.sent += 1

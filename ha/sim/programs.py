@@ -101,9 +101,7 @@ class Programs:
 
     def _spawn(self, node: str, effect: sp.Spawn) -> None:
         self.pids += 1
-        program = Program(
-            node, effect.copy, effect.instance, self.pids, effect.process, effect.role, effect.fencing
-        )
+        program = Program(node, effect.copy, effect.instance, self.pids, effect.process, effect.role, effect.fencing)
         self.by_instance[(node, effect.instance)] = program
         self._check(program)
         pid = self.pids
@@ -123,9 +121,7 @@ class Programs:
         if program is not None and program.copy == copy:
             act(program)
 
-    def _later(
-        self, node: str, copy: str, instance: str, act: Callable[[Program], None], tree: bool = False
-    ) -> None:
+    def _later(self, node: str, copy: str, instance: str, act: Callable[[Program], None], tree: bool = False) -> None:
         program = self.by_instance.get((node, instance))
         if program is None or (not program.alive and tree):
             self.kernel.after(MS, lambda: self.tell(node, sp.TreeGone(copy, instance)))
@@ -209,9 +205,7 @@ class Programs:
         name = process_of(program.copy)
         acting = self.acting.setdefault(name, set())
         key = (program.node, program.instance)
-        acts = (
-            program.alive and not program.frozen and program.role is Role.ACTIVE and program.node not in self.paused
-        )
+        acts = program.alive and not program.frozen and program.role is Role.ACTIVE and program.node not in self.paused
         if not acts:
             acting.discard(key)
             return

@@ -51,7 +51,10 @@ def tenants_of() -> tuple[Tenant, ...]:
                 process("ivr", RunStatus.LOAD_SHARING, directory),
             ),
         ),
-        Tenant(name="globex", serial=1, home="b", processes=(process("acd", RunStatus.WARM), process("rec", RunStatus.COLD))),
+        Tenant(
+            name="globex", serial=1, home="b",
+            processes=(process("acd", RunStatus.WARM), process("rec", RunStatus.COLD)),
+        ),
     )  # fmt: skip
 
 
@@ -71,9 +74,7 @@ def run(seed: int, minutes: float = 0.5, shape: Shape | None = None) -> Report:
         failure = _converges(world)
     except Violation as violation:
         failure = str(violation)
-    return Report(
-        seed, world.kernel.events, world.kernel.now / 1e9, world.programs.activations, tuple(thrown), failure
-    )
+    return Report(seed, world.kernel.events, world.kernel.now / 1e9, world.programs.activations, tuple(thrown), failure)
 
 
 def _converges(world: World) -> str:
@@ -108,5 +109,3 @@ def unserved(world: World) -> str:
             elif process.run_status.standby_runs and len(copies) != 2:
                 return f"{name} has {len(copies)} copies"
     return ""
-
-

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ha.core import monitor, server, spawner, witness
-from ha.core.machine import Effect, Event, Note, Publish, Send
 from ha.core.desk import PidGone, StartProbe, WatchPid
+from ha.core.machine import Effect, Event, Note, Publish, Send
 from ha.core.monitor import PlanKnown, ProbeDone, ReadPlan
 from ha.core.server import Check, Checked, Exit
 from ha.core.spawning.events import KeepPlan, SetDeadlines
@@ -21,6 +21,8 @@ from ha.sim.kernel import Clock, Kernel
 from ha.sim.net import Net
 from ha.sim.programs import Programs
 
+DEFAULT = Timing()
+
 
 @dataclass(slots=True, frozen=True)
 class Shape:
@@ -28,7 +30,7 @@ class Shape:
 
     per_side: int = 2
     servers: int = 2
-    timing: Timing = Timing()
+    timing: Timing = DEFAULT
 
 
 def system_of(shape: Shape) -> System:
@@ -106,9 +108,7 @@ class World:
 
     def story(self) -> list[tuple[int, str, Note]]:
         """Return what the agents noted, in order: (true ns, role/node, note)."""
-        lines = [
-            (at, f"{host.role}/{host.node}", note) for host in self.hosts.values() for at, note in host.story
-        ]
+        lines = [(at, f"{host.role}/{host.node}", note) for host in self.hosts.values() for at, note in host.story]
         return sorted(lines, key=lambda line: line[0])
 
     # --- building ------------------------------------------------------------------------------------

@@ -226,10 +226,8 @@ def _failed(state: State, result: Result, now: int) -> None:
     """Ask again when the voters' promise to another is over; jitter keeps two claimants apart."""
     timing = state.system.timing
     jitter = (hash_of(state.node, state.book.round) % max(1, timing.rtt_ms)) * MS
-    if result.remaining_ms:
-        wait = result.remaining_ms * MS + (jitter // 8)
-    else:
-        wait = timing.renew_every_ms * MS + jitter
+    over = result.remaining_ms * MS
+    wait = over + jitter // 8 if over else timing.renew_every_ms * MS + jitter
     _try_again(state, result.name, now + wait)
     run = state.runs.get(result.name)
     if run is not None:

@@ -89,6 +89,9 @@ def step(state: State, event: Event, now: int) -> Step[State]:
             state.stopping = True
         case _:
             pass
+    if not state.compiled:
+        state.compiled = True
+        plans.first(state)
     _time(state, now)
     recovery.decide(state, now)
     if not state.stopping:
@@ -234,5 +237,3 @@ def _stop(state: State, now: int) -> None:
         recovery.release_seat(state, now)
         state.out.append(Publish(_my_beat(state, now)))
         state.out.append(Exit())
-
-

@@ -50,7 +50,9 @@ def rights_of(state: State, node: str, now: int) -> tuple[Right, ...]:
             continue
         if run.move is not None and (run.move.kind is MoveKind.RELEASE or node in run.move.nodes):
             continue
-        rights += [Right(key, place.fencing) for key, place in run.places.items() if place.node == node and place.fencing]
+        rights += [
+            Right(key, place.fencing) for key, place in run.places.items() if place.node == node and place.fencing
+        ]
     return tuple(sorted(rights, key=lambda right: right.copy))
 
 
@@ -119,7 +121,7 @@ def _set_state(state: State, name: str, view: NodeView, now: int) -> None:
         new = NodeState.UP
     if new is view.state:
         return
-    if not (view.state is NodeState.UNKNOWN and new is NodeState.UP):
+    if state.seat_epoch and not (view.state is NodeState.UNKNOWN and new is NodeState.UP):
         state.note("node", name, from_=view.state.value, to=new.value, reason=f"last heard {silent // MS} ms ago")
     view.state = new
     if new is NodeState.DEAD:

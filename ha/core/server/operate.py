@@ -184,10 +184,8 @@ def _events(state: State, args: dict[str, Any], now: int) -> Reply:
     since = str(args.get("since") or "")
     if since:
         ids = [record["id"] for record in records]
-        if since in ids:
-            records = records[ids.index(since) + 1 :]
-        else:
-            records = [{"kind": "gap", "since": since}, *records]
+        gap = [{"kind": "gap", "since": since}, *records]
+        records = records[ids.index(since) + 1 :] if since in ids else gap
     limit = args.get("limit")
     if isinstance(limit, int) and limit > 0:
         records = records[-limit:]

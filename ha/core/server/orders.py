@@ -7,7 +7,6 @@ went away; a copy that is to stop waits for those that depend on it and are to s
 
 from __future__ import annotations
 
-from ha.core import lease
 from ha.core.graph import find_process
 from ha.core.machine import Send
 from ha.core.server import moves
@@ -19,13 +18,12 @@ from ha.core.server.state import (
     State,
     eligible,
     process_started,
-    register,
     seated,
     usable,
 )
 from ha.model import limits
 from ha.model.messages import CopyState, Order, Orders, OrdersAnswer
-from ha.model.names import Agent, process_of, split_copy, tenant_of
+from ha.model.names import Agent, process_of, tenant_of
 from ha.model.plan import Dependency, Process, Tenant, digest_of
 from ha.model.status import NodeState, OnDeath, Role, RunStatus, Wanted
 from ha.model.status import State as Seen
@@ -91,7 +89,7 @@ def dependency_missing(state: State, tenant: Tenant, process: Process) -> str:
 def restart_number(state: State, tenant: Tenant, process: Process, key: str, node: str) -> int:
     """Return the restart number of a copy: what was asked for, and a digest of what only a restart can change.
 
-    A rolling restart moves on one copy at a time: a copy takes the new number when those before it have it and are ready.
+    A rolling restart moves on one copy at a time: a copy takes the new number when those before it have it, ready.
     """
     asked = state.registers.get(f"restart/{tenant.name}/{process.name}")
     target = restart_target(state, tenant, process, state.side)
@@ -173,9 +171,7 @@ def _orders_of(state: State, tenant: Tenant, process: Process, now: int) -> dict
     """Return copy key -> (node, order) of a process's copies on this side."""
     run = state.runs[tenant.name]
     if run.move is not None and run.move.kind is MoveKind.RELEASE and process.run_status.exclusive:
-        return {key: (place.node, state.nodes[place.node].orders[key])
-                for key, place in run.places.items()
-                if process_of(key) == f"{tenant.name}/{process.name}" and key in state.nodes[place.node].orders}  # fmt: skip
+        return _as_they_are(state, run, f"{tenant.name}/{process.name}")
     orders = {}
     for key in tenant.copy_keys(process):
         role = _role(state, tenant, process, run)
@@ -189,6 +185,15 @@ def _orders_of(state: State, tenant: Tenant, process: Process, now: int) -> dict
         wanted = _gated(state, tenant, process, key, place, wanted)
         orders[key] = (place.node, _order(state, tenant, process, key, place, wanted, role, now))
     return orders
+
+
+def _as_they_are(state: State, run: Run, process: str) -> dict[str, tuple[str, Order]]:
+    """While its tenant is let go, nothing new is said to a copy: its right decides."""
+    return {
+        key: (place.node, state.nodes[place.node].orders[key])
+        for key, place in run.places.items()
+        if process_of(key) == process and key in state.nodes[place.node].orders
+    }
 
 
 def _role(state: State, tenant: Tenant, process: Process, run: Run) -> Role | None:
@@ -278,7 +283,12 @@ def _stopping_user(state: State, tenant: Tenant, process: Process) -> str:
             role = _role(state, *found, run)
             stays = role is not None and process_started(state, *found) and usable(state, place.node)
             seen = state.table.get(place.node, key)
-            if not stays and seen is not None and seen.state.runs and state.nodes[place.node].state is not NodeState.DEAD:
+            if (
+                not stays
+                and seen is not None
+                and seen.state.runs
+                and state.nodes[place.node].state is not NodeState.DEAD
+            ):
                 return user
     return ""
 
@@ -394,25 +404,5 @@ def _send(state: State, changed: dict[str, dict[str, Order]], now: int) -> None:
             stamped.append(new)
         view.asked_at = now
         parts = [stamped[i : i + limits.MAX_BATCH] for i in range(0, len(stamped), limits.MAX_BATCH)] or [[]]
-        for index, part in enumerate(parts):
-            whole = full and len(parts) == 1
-            del index
-            state.out.append(Send(Agent.SPAWNER, node, Orders(generation, tuple(part), whole)))
-
-
-def valid_here(state: State, tenant: str, now: int) -> bool:
-    """Return whether this Server may let the tenant be active now."""
-    return lease.valid(state.book, tenant, now)
-
-
-def copy_name(key: str) -> str:
-    """Return `tenant/process` of a copy for texts, with its number where it matters."""
-    tenant, process, number = split_copy(key)
-    return f"{tenant}/{process}" if number == 1 else f"{tenant}/{process}.{number}"
-
-
-def on_register_reset(state: State, tenant: str) -> None:
-    """A reset also forgets escalations."""
-    run = state.runs.get(tenant)
-    if run is not None and register(state, f"reset/{tenant}"):
-        run.escalated.clear()
+        whole = full and len(parts) == 1
+        state.out.extend(Send(Agent.SPAWNER, node, Orders(generation, tuple(part), whole)) for part in parts)

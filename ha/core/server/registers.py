@@ -51,7 +51,9 @@ def merge(state: State, registers: tuple[Register, ...]) -> None:
 def compare(state: State, now: int) -> None:
     """Exchange everything with a peer whose digests differ, at a bounded pace."""
     for name, peer in state.peers.items():
-        same = peer.beat.registers_digest == state.registers_digest and peer.beat.catalog_digest == catalog_digest(state)
+        same = peer.beat.registers_digest == state.registers_digest and peer.beat.catalog_digest == catalog_digest(
+            state
+        )
         if same or now - peer.shared_at < SHARE_EVERY_MS * MS or now - peer.at > SHARE_EVERY_MS * MS:
             continue
         peer.shared_at = now

@@ -184,6 +184,9 @@ class State:
     forwarded: dict[str, tuple[str, str, int]] = field(default_factory=dict)
     node_events: dict[str, int] = field(default_factory=dict)
     stopping: bool = False
+    directory: dict[str, bytes] | None = None  # this node's tenants_dir when last read
+    directory_read: bool = False
+    compiled: bool = False  # what the journal held was compiled
     pending_removal: str = ""
     out: list[Effect] = field(default_factory=list)
 

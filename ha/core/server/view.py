@@ -1,4 +1,4 @@
-"""View: the object of `hactl --json status`, from what a Server knows. Keys are only ever added (contract/status.json5)."""
+"""View: the object of `hactl --json status`, from what a Server knows. Keys are only ever added."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ def status(state: State, now: int) -> dict[str, Any]:
         "source": "server",
         "complete": not stale and (other is not None or state.other not in state.system.sides),
         "plan": {"version": _plan_version(state), "errors": [_finding(f) for f in state.findings]},
-        "arbitration": {"mode": "witness", "voters": {voter: _voter(state, voter, now) for voter in state.system.voters}},
+        "arbitration": {
+            "mode": "witness",
+            "voters": {voter: _voter(state, voter, now) for voter in state.system.voters},
+        },
         "sides": {side: _side(state, side, now) for side in sorted(state.system.sides)},
         "tenants": {name: _tenant(state, state.tenants[name], now) for name in sorted(state.tenants)},
         "alarms": alarms,
@@ -134,7 +137,9 @@ def _node(state: State, side: str, name: str, now: int) -> dict[str, Any]:
         "freezes": freezes,
         "late_ticks": late,
         "version": __version__,
-        "links": {address: "up" if _heard(state, name, now) else "down" for address in state.system.nodes[name].addresses},
+        "links": {
+            address: "up" if _heard(state, name, now) else "down" for address in state.system.nodes[name].addresses
+        },
         "agents": {a.role: {"pid": a.pid, "state": a.state, "restarts": a.restarts} for a in agents},
     }
 
@@ -205,7 +210,9 @@ def _of(state: State, tenant: Tenant, process: Process) -> list[tuple[str, str, 
 def _serves(state: State, tenant: Tenant, process: Process) -> bool:
     if register(state, f"wanted/{tenant.name}/{process.name}") == "stopped":
         return True
-    return any(c.state is Seen.READY and c.role is Role.ACTIVE for n, _, c in _of(state, tenant, process) if _alive(state, n))
+    return any(
+        c.state is Seen.READY and c.role is Role.ACTIVE for n, _, c in _of(state, tenant, process) if _alive(state, n)
+    )
 
 
 def _broken(state: State, tenant: Tenant, process: Process) -> bool:
@@ -268,7 +275,12 @@ def _alarms(state: State, stale: list[str], now: int) -> list[dict[str, Any]]:
         seen = _voter(state, voter, now)
         if seen["state"] != "up":
             why = state.book.refusing.get(voter, "it does not answer")
-            alarm("warning", voter, f"the Witness on {voter} is {seen['state']}: {why}", f"see that ha-witness runs on {voter}")
+            alarm(
+                "warning",
+                voter,
+                f"the Witness on {voter} is {seen['state']}: {why}",
+                f"see that ha-witness runs on {voter}",
+            )
     for node in stale:
         if node not in state.nodes or state.nodes[node].state is not NodeState.UP:
             alarm("critical", node, f"node {node} is not heard", f"see that ha-master runs on {node}")
@@ -280,7 +292,9 @@ def _alarms(state: State, stale: list[str], now: int) -> list[dict[str, Any]]:
             alarm("critical", name, f"no side holds {name}", "a majority of voters must answer; see arbitration above")
         for node, key, copy in ((n, k, c) for p in tenant.processes for n, k, c in _of(state, tenant, p)):
             if copy.state is Seen.FAILED:
-                alarm("critical", f"{key} on {node}", f"{key} on {node} has failed: {copy.reason}", f"hactl reset {name}")
+                alarm(
+                    "critical", f"{key} on {node}", f"{key} on {node} has failed: {copy.reason}", f"hactl reset {name}"
+                )
     for finding in state.findings:
         alarm("warning", finding.file, f"{finding}", "the last good version stays; mend the file")
     if state.pending_removal:
