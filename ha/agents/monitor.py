@@ -25,13 +25,14 @@ from ha.agents.prober import Prober
 from ha.core import monitor
 from ha.core.desk import CancelProbe, CloseLog, OpenLog, PidGone, StartProbe, UnwatchPid, WatchPid
 from ha.core.localview import render
-from ha.core.machine import Note, Received
+from ha.core.machine import Note, Persist, Received
 from ha.core.policy import refusal
 from ha.core.probes import Run
 from ha.linux.clocks import boot_id
 from ha.linux.identity import Identity, open_verified
 from ha.linux.table import ROLES
 from ha.model import limits
+from ha.model.errors import PersistError
 from ha.model.messages import AgentSeen, EventRecord, EventsSaid, Told
 from ha.model.names import Agent
 from ha.model.plan import NodeFile, System, Tenant, decode_plan, digest_of
@@ -48,16 +49,27 @@ class _Ports(common.AgentPorts):
     """Notes go into this node's own event log, which says them to the Servers."""
 
     events: EventLog | None = None
+    deaf: bool = False  # the journal failed
 
     def note(self, note: Note) -> None:
         """Keep it."""
         assert self.events is not None, "set at the start"
         self.events.note(note)
 
+    def persist(self, effects: Sequence[Persist]) -> None:
+        """Remember deaths; a Monitor that cannot goes on, for no safety rests on it."""
+        if self.agent.journal is None or self.deaf:
+            return
+        try:
+            common.AgentPorts.persist(self, effects)
+        except PersistError as error:
+            self.deaf = True
+            log.warning("deaths.forgotten", reason=error)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Watch one node until SIGTERM, SIGINT or SIGUSR1; return an exit code of `common.ExitCode`."""
-    return common.main(Agent.MONITOR, serve, argv, journal=False, belongs=_belongs)
+    return common.main(Agent.MONITOR, serve, argv, volatile=True, belongs=_belongs)
 
 
 def serve(agent: common.Running) -> None:
@@ -100,7 +112,7 @@ class Shell:
             CloseLog: lambda effect: self._logs.close(effect.copy),
             monitor.ReadPlan: self._read_plan,
         }
-        state = monitor.start(me, system.timing, servers, self._loop.now())
+        state = monitor.start(me, system.timing, servers, self._loop.now(), _of_this_boot(agent))
         self.driver = Driver(monitor, state, ports)
         board = agent.board
         board.broadcast(Channel.STATE)
@@ -271,6 +283,17 @@ class Shell:
 
             self._events.followers.append(say)
             asked.connection.closers.append(lambda: self._events.followers.remove(say))
+
+
+def _of_this_boot(agent: common.Running) -> dict[str, object]:
+    """Return what the journal held, and say in it which boot this is: times of another boot mean nothing."""
+    if agent.journal is None:
+        return {}
+    if agent.restored.get("boot") == boot_id():
+        return agent.restored
+    agent.journal.put_all(((key, None) for key in agent.restored), sync=False)
+    agent.journal.put("boot", boot_id(), sync=False)
+    return {}
 
 
 def _servers(system: System, side: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ha.core.desk import CancelProbe, CloseLog, Copy, Desk, PidGone
+from ha.core.history import PREFIX, recall
 from ha.core.machine import Effect, Event, Publish, Received, Send, Step, Tick
 from ha.core.probes import Run
 from ha.core.restart import Deaths
@@ -80,6 +81,7 @@ class State:
     seq: int = 0  # deltas said
     said: dict[str, CopyState] = field(default_factory=dict)
     digest: Digest = field(default_factory=Digest)
+    restored: dict[str, object] = field(default_factory=dict)  # of an earlier Monitor, until its copy is known
     agents: tuple[AgentSeen, ...] = ()
     late_ticks: int = 0
     next_beat: int = 0
@@ -87,10 +89,17 @@ class State:
     next_full: int = 0
 
 
-def start(node: Node, timing: Timing, servers: tuple[str, ...], now: int) -> State:
-    """Return the state of a Monitor that has just started. `servers`: nodes where a Server may run, both sides."""
+def start(
+    node: Node, timing: Timing, servers: tuple[str, ...], now: int, restored: dict[str, object] | None = None
+) -> State:
+    """Return the state of a Monitor that has just started.
+
+    `servers`: nodes where a Server may run, both sides. `restored`: the journal of an earlier Monitor of this boot.
+    """
     full = now + limits.FULL_STATE_EVERY_MS * MS
-    return State(node, timing, servers, Desk(node), next_beat=now, next_watch=now, next_full=full)
+    return State(
+        node, timing, servers, Desk(node), restored=dict(restored or {}), next_beat=now, next_watch=now, next_full=full
+    )
 
 
 def wake_at(state: State) -> int:
@@ -142,7 +151,9 @@ def _tick(state: State, now: int) -> None:
         beat = StateBeat(state.seq, state.digest.text, state.agents, desk.freezes, state.late_ticks)
         desk.effects.append(Publish(beat))
     if now >= state.next_watch:
-        state.next_watch = _next(state.next_watch, limits.WATCH_EVERY_MS, now)
+        # At the start, what is said before the links are up is lost: say it again soon.
+        every_ms = limits.WATCH_EVERY_MS if state.known else limits.COMMAND_RETRY_MS // 5
+        state.next_watch = _next(state.next_watch, every_ms, now)
         _watch(state, state.spawner if state.known else 0, state.facts_seq if state.known else 0)
         desk.effects += [Send(Agent.SERVER, server, Hello()) for server in state.servers]
         if state.plan_wanted != state.plan_digest:
@@ -191,6 +202,7 @@ def _take_facts(state: State, incarnation: int, facts: Facts) -> None:
         if copy is None:
             copy = Copy(fact, Deaths(fact.copy))
             state.copies[fact.copy] = copy
+            recall(state.desk, copy, state.restored.pop(PREFIX + fact.copy, None))
             take_process(state.desk, copy, state.processes.get(process_of(fact.copy)))
             take_fact(state.desk, copy, fact, first=True)
         else:

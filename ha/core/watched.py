@@ -23,6 +23,7 @@ from ha.core.desk import (
     WatchPid,
     say,
 )
+from ha.core.history import forget, remember
 from ha.core.machine import Note, Send
 from ha.core.probes import Run, Told, Verdict
 from ha.core.restart import Act, ended, on_death
@@ -118,7 +119,9 @@ def take_verdict(desk: Desk, copy: Copy, told: Told) -> None:
 
 def take_gone(desk: Desk, copy: Copy, event: PidGone) -> None:
     """Our own pidfd saw an end: the Spawner is given a moment to say how."""
-    if copy.life and copy.life[:2] == (event.pid, event.start_ticks) and copy.fact.state.runs and not copy.gone:
+    told = copy.fact.state is State.STOPPING and copy.fact.exit is not None  # only its tree is still ending
+    same = copy.life is not None and copy.life[:2] == (event.pid, event.start_ticks)
+    if same and copy.fact.state.runs and not copy.gone and not told:
         desk.timers.set(event.copy, Timer.FACT, desk.now + limits.FACT_WAIT_MS * MS)
 
 
@@ -139,6 +142,8 @@ def take_timer(desk: Desk, copy: Copy, timer: Timer, grace_ns: int) -> None:
             _act(desk, copy)
         case Timer.RETRY:
             _ask_again(desk, copy)
+        case Timer.FACT if copy.fact.state is State.STOPPING and copy.fact.exit is not None:
+            pass
         case Timer.FACT:
             copy.gone = True
             desk.dirty[key] = None
@@ -152,6 +157,7 @@ def leave(desk: Desk, copy: Copy) -> None:
     _end_life(desk, copy)
     desk.timers.clear(copy.fact.copy, *Timer)
     desk.effects.append(CloseLog(copy.fact.copy))
+    forget(desk, copy.fact.copy)
     if copy.state is not State.DOWN:
         say(desk, copy, State.DOWN, "no longer on this node")
 
@@ -224,7 +230,11 @@ def _take_down(desk: Desk, copy: Copy, new_order: bool) -> None:
         ran_ns = max(0, ran_ns - copy.frozen_ns - frozen_now)
     planned = fact.planned and not copy.killing
     _end_life(desk, copy)
-    if fact.wanted is Wanted.DOWN or planned or (fact.exit is None and not lived):
+    if fact.state is State.FAILED:  # this node's policy refuses to run it
+        desk.timers.clear(fact.copy, *Timer)
+        copy.rest = Rest.NONE
+        say(desk, copy, State.FAILED, fact.reason)
+    elif fact.wanted is Wanted.DOWN or planned or (fact.exit is None and not lived):
         desk.timers.clear(fact.copy, *Timer)
         copy.rest = Rest.NONE
         say(desk, copy, State.DOWN, fact.reason or (ended(fact.exit) if fact.exit else ""))
@@ -253,6 +263,7 @@ def _judge(desk: Desk, copy: Copy, ran_ns: int = 0) -> None:
         say(desk, copy, State.DOWN, reason)
     else:
         _act(desk, copy)
+    remember(desk, copy)
 
 
 def _act(desk: Desk, copy: Copy) -> None:
@@ -310,6 +321,7 @@ def _forget(desk: Desk, copy: Copy) -> None:
     """`hactl reset`: deaths, backoff and `failed` are forgotten; what should run is started again."""
     copy.deaths.forget()
     copy.restarts = 0
+    forget(desk, copy.fact.copy)
     if copy.fact.state is State.DOWN and copy.rest in (Rest.BACKOFF, Rest.GIVEN_UP) and copy.fact.wanted is Wanted.UP:
         desk.timers.clear(copy.fact.copy, Timer.BACKOFF)
         say(desk, copy, State.DOWN, "reset")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ha.core import monitor
 from ha.core.desk import CancelProbe, CloseLog, OpenLog, PidGone, StartProbe, UnwatchPid, WatchPid
-from ha.core.machine import Effect, Event, Note, Publish, Received, Send, Tick
+from ha.core.machine import Effect, Event, Note, Persist, Publish, Received, Send, Tick
 from ha.core.monitor import AgentsKnown, PlanKnown, ProbeDone, ReadPlan
 from ha.core.table import StateTable
 from ha.model import limits
@@ -364,6 +365,75 @@ def test_death_before_the_plan_is_judged_when_the_plan_comes() -> None:
     watched.die()
     assert watched.bodies(Revive) == []
     watched.feed(PlanKnown((Tenant(name="acme", processes=(process(),)),), "p1"))
+    assert len(watched.bodies(Revive)) == 1
+
+
+def replaced(watched: Watched, *processes: Process) -> Watched:
+    """Return a Monitor that starts with the journal of an earlier one and hears the same facts."""
+    journal: dict[str, object] = {}
+    for effect in watched.all:
+        if isinstance(effect, Persist):
+            journal[effect.key] = msgspec.to_builtins(effect.value)
+    new = Watched(*processes, plan=False)
+    new.now = watched.now + SECOND
+    new.state = monitor.start(NODE, Timing(), (), new.now, {key: value for key, value in journal.items() if value})
+    new.facts = watched.facts
+    new.feed(Tick())
+    new.say(full=True)
+    new.feed(PlanKnown((Tenant(name="acme", processes=processes),), "p1"))
+    return synced(new)
+
+
+def test_given_up_copy_stays_failed_under_a_new_monitor() -> None:
+    spec = process(restart=Restart(intensity=0))
+    watched = synced(Watched(spec))
+    watched.up()
+    watched.die()
+    new = replaced(watched, spec)
+    assert (new.view().state, new.view().reason) == (State.FAILED, watched.view().reason)
+    assert new.bodies(Revive, new.all) == []
+    new.fact(State.DOWN, reset=1)
+    assert len(new.bodies(Revive)) == 1
+
+
+def test_deaths_are_counted_on_by_a_new_monitor() -> None:
+    spec = process(restart=Restart(intensity=2, jitter=0.0))
+    watched = synced(Watched(spec))
+    for _ in range(2):
+        watched.up()
+        watched.die()
+    assert watched.view().state is State.BACKOFF
+    new = replaced(watched, spec)
+    assert (new.view().state, new.view().restarts) == (State.BACKOFF, 1)
+    assert len(new.state.copies[KEY].deaths.times) == 2
+    new.up()
+    new.die()
+    assert new.view().state is State.FAILED
+
+
+def test_damaged_history_is_left_out() -> None:
+    state = monitor.start(NODE, Timing(), (), 5, {f"deaths/{KEY}": ["x"]})
+    fact = Fact(KEY, State.UP, (1, 1, 1), 1, pid=5)
+    state, _ = monitor.step(state, Received(Agent.SPAWNER, "a1", 1, 1, 0, Facts(1, (fact,), True)), 6)
+    assert state.copies[KEY].restarts == 0
+
+
+def test_copy_the_policy_of_the_node_refuses_has_failed() -> None:
+    watched = synced(Watched(process()))
+    watched.fact(State.FAILED, reason="policy: no such user")
+    assert (watched.view().state, watched.view().reason) == (State.FAILED, "policy: no such user")
+    assert watched.bodies(Revive, watched.until(5_000)) == []
+
+
+def test_end_whose_tree_is_still_ending_is_not_called_silence() -> None:
+    watched = synced(Watched(process()))
+    watched.up()
+    pid = watched.facts[KEY].pid
+    watched.feed(PidGone(KEY, pid, pid))
+    watched.fact(State.STOPPING, exit=BOOM)
+    watched.until(1_000)
+    assert watched.view().state is State.STOPPING
+    watched.die()
     assert len(watched.bodies(Revive)) == 1
 
 
