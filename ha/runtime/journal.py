@@ -15,6 +15,7 @@ is tried again, and the agent must not speak (notes on ZeroMQ, section 5; Postgr
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable
@@ -58,6 +59,8 @@ class Journal:
         except OSError as error:
             raise PersistError(f"cannot open {path}: {error.strerror}") from None
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise PersistError(f"cannot open {path}: it is no regular file")
             data = _read_all(fd)
             live, good = _scan(path, data)
             if good < len(MAGIC):
