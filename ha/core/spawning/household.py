@@ -39,8 +39,7 @@ def take_agents(state: SpawnerState, event: Received, body: Agents, now: int) ->
         state.ending = True
         for role, pid in house.pids.items():
             if pid > 0 and role != WATCHER:
-                # Not SIGTERM, at which a Server releases what it holds while the copies run on.
-                state.out.append(SignalAgent(role, pid, "SIGUSR1"))
+                state.out.append(SignalAgent(role, pid, "SIGTERM"))
         state.out.append(End())
 
 
