@@ -34,13 +34,14 @@ from ha.linux.table import ROLES
 from ha.model import limits
 from ha.model.errors import PersistError
 from ha.model.messages import AgentSeen, EventRecord, EventsSaid, Told
-from ha.model.names import Agent
+from ha.model.names import Agent, process_of
 from ha.model.plan import NodeFile, System, Tenant, decode_plan, digest_of
 from ha.runtime import log
 from ha.runtime.agent import Driver
 from ha.wire.routes import Channel
 
 AGENTS_EVERY_MS = 500
+EVENTS_A_LINE = 200  # of an answer to `hactl events`
 LOG_LINES = 100  # `hactl logs` without a number
 
 
@@ -225,10 +226,11 @@ class Shell:
         if asked.request.verb != "logs":
             return False
         args = asked.request.args
-        name = str(args.get("target") or args.get("process") or "")
-        copies = [key for key in self.driver.state.copies if name in (key, key.rpartition(".")[0])]
+        name, number = str(args.get("target") or ""), args.get("copy")
+        wanted = f"{name}.{number}" if number else name
+        copies = [key for key in self.driver.state.copies if wanted in (key, process_of(key))]
         if not copies:
-            asked.answer(exit=NO_AGENT, error=f"no copy of {name!r} on {self._agent.me.name}")
+            asked.answer(exit=NO_AGENT, error=f"no copy {wanted} on {self._agent.me.name}")
             return True
         lines = args.get("lines", LOG_LINES)
         if not isinstance(lines, int):
@@ -275,8 +277,13 @@ class Shell:
     def _answer_events(self, asked: Asked) -> None:
         since = str(asked.request.args.get("since") or "")
         follow = bool(asked.request.args.get("follow"))
-        asked.answer(self._events.since(since), final=not follow)
-        if follow:
+        limit = asked.request.args.get("limit")
+        events = self._events.since(since, limit if isinstance(limit, int) and limit > 0 else limits.EVENTS_KEEP)
+        for at in range(0, len(events), EVENTS_A_LINE):
+            asked.answer(events[at : at + EVENTS_A_LINE], final=False)
+        if not follow:
+            asked.answer()
+        else:
 
             def say(event: EventRecord) -> None:
                 asked.answer([to_json(event)], final=False)

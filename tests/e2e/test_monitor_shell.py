@@ -291,7 +291,7 @@ def test_output_goes_to_the_log_and_hactl_reads_it(world: World) -> None:
     os.write(fd, b"one\ntwo\nthree\n")
     log = Path(world.layout.data, "logs", "acme", "acd.1.log")
     world.until(lambda: log.exists() and log.read_bytes() == b"one\ntwo\nthree\n")
-    answers = ask(world, "view.sock", verb="logs", args={"target": "acme/acd", "lines": 2})
+    answers = ask(world, "view.sock", verb="logs", args={"target": "acme/acd", "copy": 1, "lines": 2})
     assert answers[0]["result"] == {"copy": KEY, "node": "a1", "lines": ["two", "three"]}
     assert answers[-1]["final"]
     os.close(fd)
@@ -338,12 +338,12 @@ def test_events_are_kept_on_disk_said_to_servers_and_shown(world: World) -> None
     world.say(fact)
     world.until(lambda: world.server.bodies(EventsSaid))
     world.answers = False
-    events = ask(world, "view.sock", verb="events")[-1]["result"]
+    events = ask(world, "view.sock", verb="events")[0]["result"]
     assert [(e["kind"], e["subject"], e["from"], e["to"]) for e in events] == [("state", KEY, "down", "ready")]
     assert events[0]["id"] == "a1:5:1"
     lines = Path(world.layout.data, "events", "events.ndjson").read_text().splitlines()
     assert [msgspec.json.decode(line)["id"] for line in lines] == ["a1:5:1"]
-    gap = ask(world, "view.sock", verb="events", args={"since": "a1:4:9"})[-1]["result"]
+    gap = ask(world, "view.sock", verb="events", args={"since": "a1:4:9"})[0]["result"]
     assert [event["kind"] for event in gap] == ["gap", "state"]
     child.kill()
     child.wait()
