@@ -1,4 +1,4 @@
-"""What the demo tells and how it waits: titles, measured lines, checks; role changes heard on the spot; calls counted."""
+"""What the demo tells and how it waits: measured lines, checks, role changes heard on the spot, calls counted."""
 
 from __future__ import annotations
 
@@ -188,14 +188,23 @@ class Calls:
             "--bind", f"{system.net}.1", log=log,
         )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """The caller's pid."""
+        return self._process.pid
+
     def report(self) -> Json:
         """Return its latest line; zeros before the first."""
-        return _last_line(self._file) or dict.fromkeys(("attempted", "answered", "failed", "dropped", "retried", "queued"), 0)
+        return _last_line(self._file) or dict.fromkeys(
+            ("attempted", "answered", "failed", "dropped", "retried", "queued"), 0
+        )
 
     def since(self, earlier: Json) -> Json:
         """Return how much the counts grew."""
         now = self.report()
-        return {key: now[key] - earlier[key] for key in ("attempted", "answered", "failed", "dropped", "retried", "queued")}
+        return {
+            key: now[key] - earlier[key] for key in ("attempted", "answered", "failed", "dropped", "retried", "queued")
+        }
 
     def grown(self, earlier: Json, by: int = 10) -> bool:
         """Return whether that many more calls were answered."""

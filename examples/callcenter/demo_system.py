@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = Path(__file__).resolve().parent
 ROOT = EXAMPLES.parents[1]
@@ -140,7 +141,10 @@ class System:
 
     def leftovers(self) -> list[str]:
         """Return what is still there of a stopped system: processes, listening sockets."""
-        found = [f"process {pid}: {_proc(pid, 'cmdline').replace(bytes(1), b' ').decode(errors='replace').strip()}" for pid in sorted(self.members())]
+        found = [
+            f"process {pid}: {_proc(pid, 'cmdline').replace(bytes(1), b' ').decode(errors='replace').strip()}"
+            for pid in sorted(self.members())
+        ]
         ours = {socket.inet_aton(f"{self.net}.{last}")[::-1].hex().upper() for last in (NODES | WITNESS).values()}
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             host, _, port = line.split()[1].partition(":")
@@ -167,24 +171,33 @@ class System:
 
     def hactl(self, *arguments: str, node: str = "", timeout: float = 30.0) -> str:
         """Return what hactl prints. Raises Hactl."""
+        running = self.hactl_start(*arguments, node=node)
+        try:
+            out, errors = running.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.communicate()
+            raise Hactl(-1, f"hactl {' '.join(arguments)} did not end within {timeout} s") from None
+        if running.returncode:
+            raise Hactl(running.returncode, (out + errors).strip())
+        return out
+
+    def hactl_start(self, *arguments: str, node: str = "") -> subprocess.Popen[str]:
+        """Start hactl and leave it to the caller to wait for it."""
         environment = self._environment("hactl") | {"HA_CONFIG": str(self.config)}
         environment |= {"HA_NODE": node} if node else {}
-        try:
-            ended = subprocess.run(
-                [*_command("hactl"), *arguments], capture_output=True, text=True, env=environment, timeout=timeout, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise Hactl(-1, f"hactl {' '.join(arguments)} did not end within {timeout} s") from None
-        if ended.returncode:
-            raise Hactl(ended.returncode, (ended.stdout + ended.stderr).strip())
-        return ended.stdout
+        return subprocess.Popen(
+            [*_command("hactl"), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=environment,
+        )  # fmt: skip
 
-    def status(self, node: str = "") -> dict:  # type: ignore[type-arg]
+    def status(self, node: str = "") -> dict[str, Any]:
         """Return `hactl --json status`, as contract/status.json5 says, or {} while nobody answers."""
         try:
-            return json.loads(self.hactl("--json", "status", node=node))
+            found: dict[str, Any] = json.loads(self.hactl("--json", "status", node=node))
         except (Hactl, ValueError):
             return {}
+        return found
 
     def _environment(self, place: str) -> dict[str, str]:
         keep = {key: value for key, value in os.environ.items() if not key.startswith(("HA_", "NOTIFY_"))}
