@@ -228,7 +228,7 @@ def begin(
 
     Raises ConfigError, NotPermitted, AlreadyRunning, PersistError, HaError, OSError.
     """
-    from ha.config import load_system
+    from ha.config.system import load_system
     from ha.linux.locks import hold_role
     from ha.linux.table import ProgressTable
 

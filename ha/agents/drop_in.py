@@ -1,17 +1,15 @@
 """Drop-in: the tenants directory as it is now, read after every change and 200 ms of quiet.
 
-Only regular files `*.toml` count, and only once they were closed, renamed or removed (inotify). A directory that is
-not there is looked for once a second. A file that cannot be read is handed on as one that cannot pass, for leaving it
-out would mean that it was removed.
+Only regular files `*.toml` count (`ha.config.check.read_directory`), and only once they were closed, renamed or removed
+(inotify). A directory that is not there is looked for once a second.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable
 
-from ha.model.limits import DROP_IN_QUIET_MS, MAX_CONFIG_BYTES
+from ha.model.limits import DROP_IN_QUIET_MS
 from ha.model.timing import MS
 from ha.runtime import log
 from ha.runtime.loop import Loop, Timer
@@ -19,7 +17,6 @@ from ha.runtime.loop import Loop, Timer
 SUFFIX = ".toml"
 QUIET_AT_MOST_MS = 600  # a directory that never gets quiet is read all the same
 MISSING_RETRY_MS = 1_000
-UNREADABLE = b"\0"  # passes no TOML parser
 
 Files = dict[str, bytes]  # name without .toml -> content
 
@@ -85,44 +82,11 @@ class DropIn:
 
 
 def read_files(path: str) -> Files | None:
-    """Return the content of each `*.toml` in `path` by name without suffix; None: there is no such directory.
+    """Return the content of each tenant file in `path`; None: there is no directory, or it cannot be listed."""
+    from ha.config.check import read_directory
 
-    Of a file that is too long, one byte more than passes is returned.
-    """
     try:
-        names = sorted(entry for entry in os.listdir(path) if entry.endswith(SUFFIX) and not entry.startswith("."))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return read_directory(path)
     except OSError as error:
         log.warning("tenants-dir.unreadable", path=path, reason=error.strerror)
         return None
-    files: Files = {}
-    for name in names:
-        content = _read(os.path.join(path, name))
-        if content is not None:
-            files[name.removesuffix(SUFFIX)] = content
-    return files
-
-
-def _read(path: str) -> bytes | None:
-    """Return the content; None: gone, or no regular file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        log.warning("tenant-file.unreadable", path=path, reason=error.strerror)
-        return UNREADABLE
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        parts, left = [], MAX_CONFIG_BYTES + 1
-        while left and (part := os.read(fd, left)):
-            parts.append(part)
-            left -= len(part)
-        return b"".join(parts)
-    except OSError as error:
-        log.warning("tenant-file.unreadable", path=path, reason=error.strerror)
-        return UNREADABLE
-    finally:
-        os.close(fd)

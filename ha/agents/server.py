@@ -110,9 +110,9 @@ def _connect(agent: common.Running) -> None:
 
 def _checked(system: System, check: Check) -> Checked:
     """Compile the files; the compiler and TOML are loaded at the first need."""
-    from ha.config import check_files
+    from ha.config.check import check_files
 
-    result = check_files(system, check.files)
+    result = check_files(check.files, system)
     return Checked(check.purpose, result.tenants, result.findings)
 
 
