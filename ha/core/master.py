@@ -7,7 +7,7 @@ Laws.
 - An agent that runs but whose loop does not turn is killed by its pidfd and started again (`ha.core.care`).
 - A stop is written into the table before it begins, so that a Master that dies on the way is started again and goes
   on with it. Stop: the Spawner empties the node, then Server (it releases), Monitor, Witness, Watcher, Spawner end.
-  Detach: the same, but copies stay, and nothing is released.
+  Detach: the copies stay and nothing is released, so the Server is ended by SIGUSR1 before anybody else is told.
 - A Master that is asked to step aside ends at once and touches nothing: the one who asked adopts what runs.
 """
 
@@ -145,6 +145,7 @@ class MasterState:
     ending: list[Agent] = field(default_factory=list)  # whose turn it is, and those after; empty before the end
     asked_to_end_at: int = 0  # the first of `ending`; 0: not yet
     killed: bool = False  # the first of `ending`
+    detaching_at: int = 0  # since when the Server is being ended by a detach; 0: it is not, or is gone
     up_said: bool = False
     asks: int = 0  # Agents sent so far
     code: int = 0
@@ -173,6 +174,8 @@ def start(system: System, node: str, mode: Mode, holders: dict[Agent, int], now:
     for ward in wards.values():
         _show(state, ward)
     _start_what_may(state, now)
+    if mode is Mode.DETACH:
+        _let_go(state, now)
     return _handed_over(state)
 
 
@@ -263,6 +266,8 @@ def _died(state: MasterState, role: Agent, pid: int, now: int) -> None:
         state.answered = False
     else:
         state.asked_at = 0
+    if role is Agent.SERVER:
+        state.detaching_at = 0
     if not state.ending:
         state.out.append(Note(kind="agent.died", subject=role, reason=f"pid {pid}"))
 
@@ -284,8 +289,18 @@ def _asked(state: MasterState, wish: Wish, now: int) -> None:
             state.out.append(Note(kind="node.stopping", subject=state.node, reason=wish.value))
             state.answered_at = now
             state.asked_at = 0
+            if wish is Wish.DETACH:
+                _let_go(state, now)
         case _:
             pass  # a second signal: it ends already
+
+
+def _let_go(state: MasterState, now: int) -> None:
+    """End the Server by SIGUSR1: at SIGTERM, which the Spawner may use, it would release what runs on."""
+    server = state.wards.get(Agent.SERVER)
+    if server is not None and server.pid:
+        state.detaching_at = now
+        state.out.append(SignalAgent(role=Agent.SERVER, pid=server.pid, name="SIGUSR1"))
 
 
 def _answer(state: MasterState, answer: AgentsAnswer, now: int) -> None:
@@ -299,7 +314,7 @@ def _answer(state: MasterState, answer: AgentsAnswer, now: int) -> None:
             _holds(state, role, pid, now)
     if state.ending or state.mode is Mode.RUN:
         return
-    if state.mode is Mode.DETACH or answer.empty:
+    if answer.empty and not state.detaching_at:
         _begin_the_end(state)
 
 
@@ -309,6 +324,10 @@ def _go_on(state: MasterState, now: int) -> None:
         _end_next(state, now)
     else:
         _start_what_may(state, now)
+        if state.detaching_at and now > state.detaching_at + AGENT_END_MS * MS:
+            state.detaching_at = now
+            pid = state.wards[Agent.SERVER].pid
+            state.out.append(SignalAgent(role=Agent.SERVER, pid=pid, name="SIGKILL"))
         if state.mode is not Mode.RUN and now > state.answered_at + AGENT_ANSWER_MS * MS:
             state.code = 1
             state.out.append(Say(text="cannot stop what runs here: the Spawner does not answer; the agents end"))
@@ -344,7 +363,7 @@ def _ask(state: MasterState, now: int) -> None:
         if ward.may_start(now) and state.answered:
             ward.begin(now)
             _show(state, ward)
-    leave = {Mode.STOP: "stop", Mode.DETACH: "detach"}.get(state.mode, "")
+    leave = {Mode.STOP: "stop", Mode.DETACH: "" if state.detaching_at else "detach"}.get(state.mode, "")
     # Said again, in turn if they are several, until they are gone: one message may be lost.
     stuck = [r.value for r, ward in state.wards.items() if r not in OWN and ward.health is Health.STUCK]
     end = stuck[state.asks % len(stuck)] if stuck else ""

@@ -126,7 +126,7 @@ class World:
             if Agent(name) not in self.holders:
                 self._start(Agent(name))
         pids = {str(role): self.holders.get(role, 0) for role in (Agent.MONITOR, Agent.SERVER, Agent.WITNESS)}
-        body = AgentsAnswer(pids=pids, empty=self.empty and said.leave == "stop")
+        body = AgentsAnswer(pids=pids, empty=said.leave == "detach" or (self.empty and said.leave == "stop"))
         self.feed(Received(role=Agent.SPAWNER, node="a1", incarnation=1, seq=1, request=0, body=body))
 
 
@@ -296,12 +296,31 @@ def test_a_second_stop_is_harmless(world: World) -> None:
 
 
 def test_detach_ends_the_agents_and_releases_nothing(world: World) -> None:
-    world.empty = False
     world.feed(Asked(wish=Wish.DETACH))
+    world.run_ms(1_000)
     assert {effect.name for effect in world.seen(SignalAgent)} == {"SIGUSR1"}
-    assert world.agents_said[-1].leave == "detach" or world.agents_said[0].leave == "detach"
     assert world.holders == {}
     assert world.seen(Clean) == []
+    assert world.effects[-1] == End(code=0)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_detach_ends_the_server_before_the_spawner_is_told(world: World, resumed: bool) -> None:
+    server = world.holders[Agent.SERVER]
+    if resumed:
+        world = World(now=world.now, holders=dict(world.holders), mode=Mode.DETACH, deaf={Agent.SERVER})
+        world.begin()
+    else:
+        world.deaf = {Agent.SERVER}
+        world.feed(Asked(wish=Wish.DETACH))
+    world.run_ms(limits.AGENT_END_MS - 100)
+    assert world.holders[Agent.SERVER] == server
+    assert "detach" not in {said.leave for said in world.agents_said}
+    world.run_ms(2_000)  # deaf to SIGUSR1: it is killed, which releases nothing either
+    assert world.agents_said[-1].leave == "detach"
+    assert not {effect.name for effect in world.seen(SignalAgent)} & {"SIGTERM"}
+    world.deaf = set()
+    world.run_ms(10_000)
     assert world.effects[-1] == End(code=0)
 
 
