@@ -188,6 +188,8 @@ def _take_copy_outcome(state: SpawnerState, copy: Copy, event: Event, now: int) 
             copy.reason = event.reason
             gone(state, copy)
             state.note("spawn-failed", copy.key, reason=event.reason)
+        case ev.Withheld() if copy.phase is Phase.SPAWNING:
+            gone(state, copy)
         case ev.Adopted() if copy.phase is Phase.ADOPTING:
             _adopted(state, copy, event, now)
         case ev.Exited():
@@ -216,9 +218,8 @@ def _take_word(state: SpawnerState, copy: Copy, event: Event, now: int) -> None:
             copy.notified = copy.notified or event.ready
             copy.status = copy.status if event.status is None else event.status
             state.touch(copy)
-        case ev.Connected() if event.connected and not copy.spoke:
-            copy.spoke = True
-            state.touch(copy)
+        case ev.Connected():
+            _connected(state, copy, event)
         case ev.WatchdogArmed() if event.interval_ms != copy.watchdog_ms:
             copy.watchdog_ms = event.interval_ms
             state.touch(copy)
@@ -227,6 +228,18 @@ def _take_word(state: SpawnerState, copy: Copy, event: Event, now: int) -> None:
             kill(state, copy, now, planned=False, reason="watchdog: no ping in time")
         case _:
             return
+
+
+def _connected(state: SpawnerState, copy: Copy, event: ev.Connected) -> None:
+    """A program that is not what was confirmed (an answer was lost with a Spawner, say) is told again what to be."""
+    if not copy.spoke:
+        copy.spoke = True
+        state.touch(copy)
+    if event.role is None or copy.phase is not Phase.RUNNING or copy.telling is not None or copy.unsure:
+        return
+    if event.role is not copy.role or (event.role is Role.ACTIVE and event.fencing != copy.fencing):
+        copy.unsure = copy.plan is not None and copy.plan.run_status.exclusive
+        state.touch(copy)
 
 
 def _spawned(state: SpawnerState, copy: Copy, event: ev.Spawned) -> None:
@@ -352,6 +365,14 @@ def _adopt(state: SpawnerState, copies_found: list[Copy], guard: Mapping[str, in
         copy.lapsed_at, copy.ice = min(deadline or state.now, state.now), Ice.NONE
         rights.freeze(state, copy, "right lapsed")
     state.out += later
+
+
+def may_start(state: SpawnerState, key: str, instance: str, now: int) -> bool:
+    """Return whether a Spawn that was made to wait may still be carried out: same instance, right with `stall` left."""
+    copy = state.copies.get(key)
+    if copy is None or copy.instance != instance or copy.phase is not Phase.SPAWNING:
+        return False
+    return not copy.acts or rights.granted(state, copy, copy.fencing, now) is not None
 
 
 def unfenced(state: SpawnerState, now: int) -> list[str]:

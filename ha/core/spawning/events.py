@@ -43,6 +43,13 @@ class SpawnFailed(Event, frozen=True):
     reason: str
 
 
+class Withheld(Event, frozen=True):
+    """A Spawn waited until `ha.core.spawner.may_start` no longer held: nothing was started."""
+
+    copy: str
+    instance: str
+
+
 class Adopted(Event, frozen=True):
     """The main process of an instance from before a restart of the Spawner runs: identity compared."""
 
@@ -113,11 +120,12 @@ class Notified(Event, frozen=True):
 
 
 class Connected(Event, frozen=True):
-    """The program speaks the control socket, or (False) does so no more."""
+    """The program speaks the control socket. `role`, `fencing`: what it says it is, None: it does not say."""
 
     copy: str
     instance: str
-    connected: bool = True
+    role: Role | None = None
+    fencing: int = 0
 
 
 class WatchdogArmed(Event, frozen=True):
@@ -182,7 +190,9 @@ class Adopt(Effect, frozen=True):
 
 
 class Spawn(Effect, frozen=True):
-    """Start a copy. -> Spawned | SpawnFailed
+    """Start a copy. -> Spawned | SpawnFailed | Withheld
+
+    A shell that makes it wait asks `ha.core.spawner.may_start` just before.
 
     Environment, later over earlier: PATH, HOME, USER, LANG; `environment`; the file `process.environment_file`;
     `identity` (HA_*, NOTIFY_SOCKET). Nothing else is inherited. `command` has its placeholders filled in.

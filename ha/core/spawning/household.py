@@ -36,10 +36,7 @@ def take_agents(state: SpawnerState, event: Received, body: Agents, now: int) ->
     state.leave_asker = (event.role.value, event.node, event.request)
     _answer(state)
     if state.leaving == "detach":
-        state.ending = True
-        for role, pid in house.pids.items():
-            if pid > 0 and role != WATCHER:
-                state.out.append(SignalAgent(role, pid, "SIGTERM"))
+        state.ending = True  # the Master ends the others: a Server that gets SIGTERM would release what goes on
         state.out.append(End())
 
 

@@ -27,7 +27,7 @@ def tell(state: SpawnerState, copy: Copy, role: Role, fencing: int, now: int) ->
 
 
 def tell_number(state: SpawnerState, copy: Copy, fencing: int, now: int) -> None:
-    """An active copy goes on at a higher number; if it can only be signalled, or not told at all, that is just noted."""
+    """An active copy goes on at a higher number; if it can only be signalled, or not told, that is just noted."""
     change = _change(copy, Role.ACTIVE)
     method = _method(copy, change)
     if method is Method.SIGNAL and copy.spoke:
