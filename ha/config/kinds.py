@@ -75,7 +75,7 @@ class Kind:
     def wrong(self, value: object, path: Path, report: Report, help: str = "") -> Bad:
         """Report a value of the wrong type."""
         text = f"{dotted(path)} = {shown(value)} is {type_word(value)}, expected {self.words}"
-        report.add("wrong-type", path, text, help)
+        report.add("wrong-type", path, text, help or f"write {self.words}")
         return BAD
 
 
@@ -105,7 +105,7 @@ class Text(Kind):
         return {"type": "string", "pattern": self.pattern} if self.pattern else {"type": "string"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unit(Kind):
     """A number with a unit, in a string; read to an int of the smallest unit."""
 
@@ -156,12 +156,16 @@ class Unit(Kind):
 
 def duration(least: int = 0, most: int = 365 * 86_400_000) -> Unit:
     """Return a duration kind with bounds in ms."""
-    return Unit("a duration", "_ms", _DURATION, _DURATION_MS, "100ms", least, most)
+    return Unit(
+        words="a duration", suffix="_ms", pattern=_DURATION, units=_DURATION_MS, example="100ms", least=least, most=most
+    )
 
 
 def size(least: int = 0, most: int = 1 << 50) -> Unit:
     """Return a size kind with bounds in bytes."""
-    return Unit("a size", "_bytes", _SIZE, _SIZE_BYTES, "64MiB", least, most)
+    return Unit(
+        words="a size", suffix="_bytes", pattern=_SIZE, units=_SIZE_BYTES, example="64MiB", least=least, most=most
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +185,8 @@ class Number(Kind):
         """Return the number."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else int | float):
             digits = isinstance(value, str) and re.fullmatch(r"[0-9.]{1,20}", value)
-            return self.wrong(value, path, report, f"write it without quotes: {value}" if digits else "")
+            help = f"write it without quotes: {value}" if digits else f"give one from {self.least:g} to {self.most:g}"
+            return self.wrong(value, path, report, help)
         if not self.least <= value <= self.most:  # false for nan, too
             text = f"{dotted(path)} = {shown(value)} is out of range"
             report.add("out-of-range", path, text, f"give a value from {self.least:g} to {self.most:g}")
