@@ -9,7 +9,8 @@ import pytest
 import tomli
 
 from examples.callcenter.demo_story import Failed, RoleWatch
-from examples.callcenter.demo_system import EXAMPLES, System
+from examples.callcenter.demo_system import EXAMPLES, Hactl, System
+from ha.config import check_paths
 
 
 @pytest.fixture
@@ -29,19 +30,16 @@ def test_no_two_processes_of_a_node_share_a_port(system):
 
 
 def test_every_file_passes_the_check(system):
-    config = pytest.importorskip("ha.config")
-    check = getattr(config, "check_paths", None) or pytest.skip("ha.config has no check yet")
     file = system.drop(EXAMPLES / "initech.toml")
-    assert check(str(system.config), ()) == ()
-    assert check(str(system.config), (str(file),)) == ()
+    assert check_paths(str(system.config), ()) == ()
+    assert check_paths(str(system.config), (str(file),)) == ()
 
 
 def test_the_broken_file_is_refused_by_line_and_column(system):
-    config = pytest.importorskip("ha.config")
-    check = getattr(config, "check_paths", None) or pytest.skip("ha.config has no check yet")
-    found = check(str(system.config), (str(system.drop(EXAMPLES / "broken.toml")),))
+    found = check_paths(str(system.config), (str(system.drop(EXAMPLES / "broken.toml")),))
     assert {finding.line for finding in found} == {3, 7}
-    assert all(finding.column and finding.help for finding in found)
+    assert all(finding.file.endswith("broken.toml") for finding in found)
+    assert all(finding.column and finding.text for finding in found)
 
 
 def test_a_system_that_never_ran_leaves_nothing(system):
@@ -83,3 +81,9 @@ def test_the_watch_hears_who_becomes_active(system):
         watch.close()
         one.terminate()
         one.wait()
+
+
+def test_hactl_refuses_the_broken_file_with_exit_code_2(system):
+    with pytest.raises(Hactl, match=r"broken.toml:3:\d+: .*\n.*broken.toml:7:\d+: ") as refused:
+        system.hactl("check", str(system.drop(EXAMPLES / "broken.toml")))
+    assert refused.value.code == 2
