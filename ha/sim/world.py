@@ -62,6 +62,7 @@ class World:
         self.hosts: dict[tuple[Agent, str], Host] = {}
         self.plans: dict[str, tuple[str, bytes]] = {}
         self.guards: dict[str, dict[str, Any]] = {name: {} for name in self.system.nodes}
+        self.shared_deadlines: dict[str, int] = {}
         self.boot = dict.fromkeys(self.system.nodes, 1)
         for name in self.system.nodes:
             self._add(Agent.SPAWNER, name)
@@ -138,7 +139,9 @@ class World:
                 return self._make_spawner(host, node, restored, now)
 
     def _make_spawner(self, host: Host, node: Node, restored: dict[str, Any], now: int) -> Driver[Any]:
-        guard = {entry.copy: entry.deadline_ns for entry in self.guards[host.node].values()}
+        shared = self.shared_deadlines.get(host.node, 0)
+        lines = self.guards[host.node].values()
+        guard = {entry.copy: shared if entry.shared else entry.deadline_ns for entry in lines}
         state = spawner.start(
             node, self.system, Policy(users=("root",)), f"boot-{self.boot[host.node]}", host.incarnation,
             restored, now, guard=guard, plan=self.plans.get(host.node, ("", b""))[1],
@@ -173,9 +176,10 @@ class World:
                 alive = any(p.copy == run.copy and p.ready for p in self.programs.running(host.node))
                 done = ProbeDone(run, alive, "" if alive else "refused")
                 self.kernel.after(2 * MS, lambda: host.feed(done))
-            case SetDeadlines(entries=entries):
+            case SetDeadlines(entries=entries, shared_ns=shared):
+                self.shared_deadlines[host.node] = shared
                 for entry in entries:
-                    if entry.deadline_ns:
+                    if entry.instance:
                         self.guards[host.node][entry.copy] = entry
                     else:
                         self.guards[host.node].pop(entry.copy, None)
