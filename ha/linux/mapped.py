@@ -34,6 +34,8 @@ class MappedWords:
             self._map = mmap.mmap(fd, size)
             fcntl.flock(fd, fcntl.LOCK_UN)  # mmap keeps a copy of the descriptor, and with it the lock
         finally:
+            # mmap keeps a duplicate of the descriptor, and with it the lock: closing alone would not give it back.
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
         self._view = memoryview(self._map)
         self.data = self._view[HEADER_WORDS * WORD :]
