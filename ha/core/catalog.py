@@ -84,7 +84,7 @@ def merge(state: State, incoming: tuple[CatalogEntry, ...]) -> tuple[CatalogEntr
 def join(one: CatalogEntry, two: CatalogEntry) -> CatalogEntry:
     """Return which of two versions of a file stands; the same edit seen twice is one edit with both origins."""
     low, high = sorted((one, two), key=_rank)
-    if (low.digest, low.tombstone) == (high.digest, high.tombstone):
+    if _rank(low)[:3] == _rank(high)[:3]:
         return msgspec.structs.replace(high, origin=tuple(sorted({*low.origin, *high.origin})))
     return high
 

@@ -68,6 +68,7 @@ class Bed:
     journal: dict[str, object] = field(default_factory=dict)
     disk_plan: bytes = b""
     guard: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, ev.Deadline] = field(default_factory=dict)
     trees: dict[str, Tree] = field(default_factory=dict)
     pending: list[Event] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
@@ -146,10 +147,12 @@ class Bed:
                 self.disk_plan = effect.tenants
             case ev.SetDeadlines():
                 for line in effect.entries:
-                    if line.instance:
-                        self.guard[line.copy] = line.deadline_ns
-                    else:
-                        self.guard.pop(line.copy, None)
+                    self.lines[line.copy] = line
+                    if not line.instance:
+                        del self.lines[line.copy]
+                self.guard = {
+                    copy: effect.shared_ns if line.shared else line.deadline_ns for copy, line in self.lines.items()
+                }
             case ev.Spawn():
                 self.pid += 1
                 tree = Tree(effect.copy, effect.instance, effect.role, effect.fencing,
