@@ -24,6 +24,7 @@ _STATES: tuple[AgentState | None, ...] = (
     None, AgentState.STARTING, AgentState.UP, AgentState.STUCK, AgentState.DEAD,
 )  # fmt: skip
 _TRIES = 64
+_base, _OWNER_SEQ, _PID = layout.base, layout.OWNER_SEQ, layout.PID  # the names this module's tests know
 
 
 class Progress(msgspec.Struct, frozen=True):
