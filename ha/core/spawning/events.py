@@ -270,18 +270,25 @@ class Forget(Effect, frozen=True):
 
 
 class Deadline(Effect, frozen=True):
-    """One line of the guard table; `instance` empty: take it out. `deadline_ns` 0: it never had a right."""
+    """One line of the guard table; `instance` empty: take it out.
+
+    `shared`: it follows `SetDeadlines.shared_ns`; else `deadline_ns` is its own, and 0 that it never had a right.
+    """
 
     copy: str
     instance: str
     pid: int
     deadline_ns: int
+    shared: bool = False
+    fencing: int = 0
+    start_ticks: int = 0
 
 
 class SetDeadlines(Effect, frozen=True):
-    """Lines of the guard table that changed. No outcome."""
+    """Lines of the guard table that changed, and the deadline all shared lines follow from now on. No outcome."""
 
     entries: tuple[Deadline, ...]
+    shared_ns: int
 
 
 class SpawnAgent(Effect, frozen=True):

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from ha.core.machine import Received, Send
 from ha.core.spawning.events import Deadline, Freeze, SetDeadlines
 from ha.core.spawning.state import Copy, Grantor, Ice, Phase, SpawnerState
@@ -92,11 +94,16 @@ def take_grant(state: SpawnerState, event: Received, grant: Grant, now: int) -> 
     if grant.rights is not None:
         _take_list(state, grantor, grant)
     timing = state.system.timing
-    grantor.until = sent + timing.sub_lease_ns(grant.remaining_ns)
-    grantor.short = {tenant: sent + timing.sub_lease_ns(min(ns, grant.remaining_ns)) for tenant, ns in grant.short}
+    until = sent + timing.sub_lease_ns(grant.remaining_ns)
+    short = {tenant: sent + timing.sub_lease_ns(min(ns, grant.remaining_ns)) for tenant, ns in grant.short}
+    # A renewal of just the same rights moves the one deadline that all share; anything else is looked at line by line.
+    same = (
+        grant.rights is None and state.primary == event.node and until >= grantor.until and not (short or grantor.short)
+    )
+    state.primary, grantor.until, grantor.short = event.node, until, short
     for table in (state.waiting, state.icy):
         state.dirty.update(table)
-    state.guard_dirty.update(dict.fromkeys(state.guard))
+    state.guard_dirty.update(state.own_lines if same else dict.fromkeys(state.guard))
     refresh(state, now)
 
 
@@ -141,46 +148,69 @@ def deadline_of(state: SpawnerState, copy: Copy) -> int:
 
 def refresh(state: SpawnerState, now: int) -> None:
     """Bring deadlines and guard table up to date for the copies that changed, and freeze what is over."""
-    if state.guard_dirty:
-        entries: list[Deadline] = []
+    primary = state.grantors.get(state.primary)
+    shared_ns = primary.until if primary else 0
+    if state.guard_dirty or shared_ns != state.shared_ns:
+        lines: list[Deadline] = []
         for key in state.guard_dirty:
-            _refresh_one(state, key, entries)
+            _refresh_one(state, key, primary, lines)
         state.guard_dirty = {}
-        if entries:
-            state.out.append(SetDeadlines(tuple(entries)))
-        state.next_deadline = min(state.acting.values(), default=None)
+        if lines or (state.guard and shared_ns != state.shared_ns):
+            state.out.append(SetDeadlines(tuple(lines), shared_ns))
+        state.shared_ns = shared_ns
+        _find_next(state)
     sweep(state, now)
 
 
-def _refresh_one(state: SpawnerState, key: str, entries: list[Deadline]) -> None:
+def _refresh_one(state: SpawnerState, key: str, primary: Grantor | None, lines: list[Deadline]) -> None:
+    state.acting_shared.pop(key, None)
+    state.acting_own.pop(key, None)
     copy = state.copies.get(key)
     if copy is None or not copy.acts or not copy.pid:
-        state.acting.pop(key, None)
+        state.own_lines.pop(key, None)
         if state.guard.pop(key, None) is not None:
-            entries.append(Deadline(key, "", 0, 0))
+            lines.append(Deadline(key, "", 0, 0))
         return
     deadline = deadline_of(state, copy)
+    shared = primary is not None and deadline == primary.until and deadline > 0
     if copy.phase in (Phase.RUNNING, Phase.STOPPING) and copy.ice in (Ice.NONE, Ice.THAWING):
-        state.acting[key] = deadline
+        if shared:
+            state.acting_shared[key] = None
+        else:
+            state.acting_own[key] = deadline
+    if shared:
+        state.own_lines.pop(key, None)
     else:
-        state.acting.pop(key, None)
-    entry = Deadline(key, copy.instance, copy.pid, deadline)
-    if state.guard.get(key) != entry:
-        state.guard[key] = entry
-        entries.append(entry)
+        state.own_lines[key] = None
+    line = Deadline(
+        key, copy.instance, copy.pid, 0 if shared else deadline, shared, copy.acting_fencing, copy.start_ticks
+    )
+    if state.guard.get(key) != line:
+        state.guard[key] = line
+        lines.append(msgspec.structs.replace(line, deadline_ns=deadline) if shared else line)
+
+
+def _find_next(state: SpawnerState) -> None:
+    state.next_deadline = min(state.acting_own.values(), default=None)
+    if state.acting_shared and (state.next_deadline is None or state.shared_ns < state.next_deadline):
+        state.next_deadline = state.shared_ns
 
 
 def sweep(state: SpawnerState, now: int) -> None:
     """Freeze every acting copy whose deadline has passed."""
     if state.next_deadline is None or now < state.next_deadline:
         return
-    for key in [key for key, deadline in state.acting.items() if now >= deadline]:
+    over = [(key, deadline) for key, deadline in state.acting_own.items() if now >= deadline]
+    if now >= state.shared_ns:
+        over += [(key, state.shared_ns) for key in state.acting_shared]
+    for key, deadline in over:
         copy = state.copies[key]
-        copy.lapsed_at = min(now, state.acting[key] or now)
+        copy.lapsed_at = min(now, deadline or now)
         state.freezes += 1
         freeze(state, copy, "right lapsed")
-        del state.acting[key]
-    state.next_deadline = min(state.acting.values(), default=None)
+        state.acting_own.pop(key, None)
+        state.acting_shared.pop(key, None)
+    _find_next(state)
 
 
 def freeze(state: SpawnerState, copy: Copy, reason: str) -> None:

@@ -229,7 +229,11 @@ class SpawnerState:
     inherited: dict[str, tuple[int, int]] = field(default_factory=dict)  # copy -> (fencing, deadline), to act on only
     never: dict[str, int] = field(default_factory=dict)
     lettings: dict[str, Letting] = field(default_factory=dict)
-    acting: dict[str, int] = field(default_factory=dict)  # copy -> deadline
+    primary: str = ""  # the Server whose Grant was applied last
+    shared_ns: int = 0  # its deadline, that of most acting copies
+    acting_shared: dict[str, None] = field(default_factory=dict)  # to be frozen at `shared_ns`
+    acting_own: dict[str, int] = field(default_factory=dict)  # copy -> its own deadline
+    own_lines: dict[str, None] = field(default_factory=dict)  # lines of the guard table that are not shared
     icy: dict[str, None] = field(default_factory=dict)  # copies not Ice.NONE
     waiting: dict[str, None] = field(default_factory=dict)  # copies that need a right
     guard: dict[str, Deadline] = field(default_factory=dict)  # the guard table as told
