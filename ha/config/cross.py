@@ -60,11 +60,16 @@ def _dependencies(loaded: Loaded, process: Process, owners: Mapping[str, Loaded]
             loaded.report.add("unknown-process", path, text, did_you_mean(dependency.tenant, owners, kind="tenants"))
         elif owner.tenant is not None and owner.tenant.process(dependency.process) is None:
             names = [known.name for known in owner.tenant.processes]
-            if not owner.report.sound("process"):
-                continue  # it may stand where that file could not be read
+            if any(_lost(owner, broken) for broken in owner.report.broken if broken[:1] == ("process",)):
+                continue  # it may be the one whose table or name was bad
             text = f'{dotted(path)}: "{dependency.id}" is no process'
             help = did_you_mean(dependency.process, names, kind=f"processes of {dependency.tenant}")
             loaded.report.add("unknown-process", path, text, help)
+
+
+def _lost(owner: Loaded, broken: Path) -> bool:
+    """Return whether a finding at this path kept a process, or all of them, out of the tenant."""
+    return len(broken) == 1 or owner.tenant is None or owner.tenant.process(str(broken[1])) is None
 
 
 def _entry(loaded: Loaded, process: Process, number: int) -> Path:
@@ -120,7 +125,7 @@ def _cycles(owners: Mapping[str, Loaded]) -> None:
             reported.add(tenant_name)
             after = cycle[(turn + 1) % len(cycle)]
             number = next(n for n, dependency in enumerate(found.depends_on) if dependency.id == after)
-            text = "cycle: " + " -> ".join([*cycle[turn:], *cycle[:turn], start])
+            text = "processes wait for each other: " + " -> ".join([*cycle[turn:], *cycle[:turn], start])
             loaded.report.add("cycle", _entry(loaded, found, number), text, "remove one of these dependencies")
 
 

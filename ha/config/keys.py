@@ -168,7 +168,7 @@ ROLE_CHANGE = Table(
     (
         Key("command", RUN, "Command that makes the change; exit code 0 is success."),
         Key("signal", SIGNAL, "Signal to the main process."),
-        Key("socket", Flag(), "By the control socket (`ha.sdk`).", default="true where none of the three is given"),
+        Key("socket", Flag(), "true: by the control socket (`ha.sdk`)."),
         Key("timeout", duration(1, DAY_MS), "No success after this is a failure."),
     ),
     struct=plan.RoleChange,

@@ -313,6 +313,10 @@ class Command(Kind):
         """Return an array of strings."""
         return {"type": "array", "items": {"type": "string"}, "minItems": 1}
 
+    def show(self, value: object) -> str:
+        """Return that there is none: no command has a default."""
+        return "none"
+
 
 def _split(text: str) -> list[str]:
     try:

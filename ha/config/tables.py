@@ -84,7 +84,10 @@ class Table(Kind):
                 value = info.default if info.default is not msgspec.NODEFAULT else None
                 if value is None and callable(info.default_factory):
                     value = info.default_factory()
-                return "" if isinstance(value, msgspec.Struct) else key.kind.show(value)
+                if isinstance(value, msgspec.Struct):
+                    return ""
+                shown = "none" if value in ("", None) else key.kind.show(value)
+                return f'"{shown}"' if key.kind.suffix else shown
         return ""
 
 
