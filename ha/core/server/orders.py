@@ -7,6 +7,8 @@ went away; a copy that is to stop waits for those that depend on it and are to s
 
 from __future__ import annotations
 
+import msgspec
+
 from ha.core.graph import find_process
 from ha.core.machine import Send
 from ha.core.server import moves
@@ -28,6 +30,8 @@ from ha.model.plan import Dependency, Process, Tenant, digest_of
 from ha.model.status import NodeState, OnDeath, Role, RunStatus, Wanted
 from ha.model.status import State as Seen
 from ha.model.timing import MS
+
+UNSTAMPED = (0, 0, 0)  # the generation of an order that differs from what the node was told
 
 
 def settle(state: State, now: int) -> None:
@@ -302,7 +306,7 @@ def _order(
     watched = active and process.on_failure == "failover" and process.run_status.standby_runs
     report = watched and not moves.may_fail_over(state, tenant, state.runs[tenant.name], now, standby=True)
     order = Order(
-        copy=key, wanted=wanted, generation=before.generation if before else (0, 0, 0), serial=tenant.serial,
+        copy=key, wanted=wanted, generation=before.generation if before else UNSTAMPED, serial=tenant.serial,
         role=role, fencing=place.fencing if active else 0,
         on_death=OnDeath.REPORT if report else OnDeath.RESTART,
         restart=restart_number(state, tenant, process, key, place.node),
@@ -360,11 +364,12 @@ def _replace(
             if key not in wanted or wanted[key][0] != node:
                 view.by_process[process].discard(key)
                 old = view.orders.pop(key)
-                stop = Order(key, Wanted.DOWN, (0, 0, 0), old.serial, restart=old.restart, reset=old.reset)
+                stop = Order(key, Wanted.DOWN, UNSTAMPED, old.serial, restart=old.restart, reset=old.reset)
                 changed.setdefault(node, {})[key] = stop
     for key, (node, order) in wanted.items():
         view = state.nodes[node]
         if view.orders.get(key) != order:
+            order = msgspec.structs.replace(order, generation=UNSTAMPED)
             changed.setdefault(node, {})[key] = order
             view.orders[key] = order
             view.by_process.setdefault(process, set()).add(key)
@@ -394,10 +399,8 @@ def _send(state: State, changed: dict[str, dict[str, Order]], now: int) -> None:
         generation = state.generation()
         stamped = []
         for key, order in orders.items():
-            new = Order(
-                order.copy, order.wanted, generation, order.serial, order.role, order.fencing, order.on_death,
-                order.restart, order.reset, order.environment,
-            )  # fmt: skip
+            # An order said again keeps its generation: nodes act on a new one.
+            new = msgspec.structs.replace(order, generation=generation) if order.generation == UNSTAMPED else order
             if key in view.orders:
                 view.orders[key] = new
             view.unanswered[key] = new
