@@ -14,7 +14,7 @@ def test_doctor_looks_at_kernel_clock_files_and_ports(hactl, tmp_path: Path):
     (tmp_path / "system.toml").write_text(SYSTEM.replace("[nodes.a1]", "[ports]\nstate = 47701\n[nodes.a1]"))
     code, out, _ = hactl("--json", "doctor")
     checks = json.loads(out)["checks"]
-    assert {"kernel", "clock", "files", "ports"} <= {check["area"] for check in checks}
+    assert {"kernel", "clock rate", "files", "ports"} <= {check["area"] for check in checks}
     assert code == int(any(check["verdict"] == "bad" for check in checks))
     for check in checks:
         assert check["text"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ha.cli.failure import ExitCode, Failure
+from ha.cli.failure import ExitCode
 from ha.cli.session import Session, pass_session, print_json
 
 
@@ -17,18 +17,8 @@ def check(session: Session, files: tuple[str, ...]) -> None:
     The system file and its tenant files, or the tenant files named. Exit code 2: they do not pass.
     """
     from ha.config import check_paths
-    from ha.model.errors import ConfigError
 
-    try:
-        findings = tuple(check_paths(session.config, files))
-    except ConfigError as error:
-        findings = error.findings
-    except PermissionError as error:
-        raise Failure(ExitCode.NOT_PERMITTED, f"cannot read {error.filename}: {error.strerror}") from error
-    except OSError as error:
-        raise Failure(
-            ExitCode.USAGE, f"cannot read {error.filename}: {error.strerror}", help="give --config or set HA_CONFIG"
-        ) from error
+    findings = check_paths(session.config, files)
     if session.as_json:
         keys = ("file", "line", "column", "code", "text", "help")
         print_json({"errors": [{key: getattr(finding, key) for key in keys} for finding in findings]})
