@@ -220,6 +220,19 @@ class Connection:
                 break  # the kernel's buffer is empty, or others are served in between
         return lines
 
+    def receive_bytes(self) -> bytes:
+        """Return what came, at most LINE_BYTES, for who has line rules of his own; a closed peer closes it."""
+        try:
+            data = self._socket.recv(LINE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError as error:
+            self.close(error.strerror or "broken")
+            return b""
+        if not data:
+            self.close("peer closed")
+        return data
+
     def send(self, message: object) -> bool:
         """Queue one object as a line and send what goes; False when it is closed, or does not read its answers."""
         if self.closed:
