@@ -2,7 +2,8 @@
 
 Whoever opens it, opens it for reading and writing: the process therefore has a reader in itself (no EPIPE when the
 agents die, it only blocks once the buffer is full), and a reader sees no end-of-file storms between two starts.
-What the kernel holds is lost only when process and agents are all gone.
+What the kernel holds is lost when the last opener goes: two agents should hold it (one reads, one only holds), so that
+the last words of a process that dies while the reader is being restarted are still there.
 """
 
 from __future__ import annotations

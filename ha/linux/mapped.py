@@ -32,7 +32,6 @@ class MappedWords:
                 os.pwrite(fd, b"".join(mark.to_bytes(WORD, "little") for mark in marks), 0)
                 os.ftruncate(fd, size)
             self._map = mmap.mmap(fd, size)
-            fcntl.flock(fd, fcntl.LOCK_UN)  # mmap keeps a copy of the descriptor, and with it the lock
         finally:
             # mmap keeps a duplicate of the descriptor, and with it the lock: closing alone would not give it back.
             fcntl.flock(fd, fcntl.LOCK_UN)

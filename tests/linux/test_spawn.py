@@ -149,8 +149,9 @@ def test_the_child_starts_in_its_cgroup_and_our_descriptors_stay_ours(children: 
     child = children.start("/bin/sleep", "100", cgroup=fd)
     os.close(fd)
     assert cgroup.pids() == (child.pid,)
-    assert sorted(os.listdir(f"/proc/{child.pid}/fd")) == ["0", "1", "2"]
     leak.close()
+    # The loader opens libraries at first.
+    wait_for(lambda: sorted(os.listdir(f"/proc/{child.pid}/fd")) == ["0", "1", "2"], "three descriptors")
 
 
 def test_a_start_survives_busy_allocators_in_other_threads(way: str, children: Children) -> None:
