@@ -3,12 +3,14 @@
 Laws (design section 7):
 - an edit carries a serial, one more than what it was based on, and the digest it was based on; a removal leaves a
   tombstone; of two versions the one with the higher (serial, removal, digest) stands everywhere, so that all Servers
-  converge whatever the order of what they hear, and of two edits on two sides one is refused, with its reason;
-- a file that does not pass changes nothing: the last good version stays;
+  converge whatever the order of what they hear; of two edits on two sides one is refused, with its reason, and so is
+  an edit of a file that is not the version that stands;
+- a file that does not pass changes nothing: the last good version stays; nor does one that passes, but with which
+  another that stands and was not touched does not;
 - a missing directory, or the removal of more than one file at once, changes nothing until it is confirmed;
 - the file belongs to the nodes where it lies (`origin`); that it is missing elsewhere means nothing there.
 
-Written for `ha.core.server.plans`; pure.
+Pure; `ha.core.server.plans` uses it.
 """
 
 from __future__ import annotations
@@ -42,24 +44,28 @@ class Look:
 def look(
     state: State, node: str, files: dict[str, bytes] | None, broken: frozenset[str], *, confirmed: bool = False
 ) -> Look:
-    """Compare the node's directory with what was seen there last. `broken`: files that did not pass the check."""
+    """Compare the node's directory with what was seen there last. `broken`: files that did not pass the check.
+
+    `confirmed`: removals need not wait, and edits refused before are taken.
+    """
+    gone = tuple(sorted(name for name in state.own if name not in (files or {})))
+    mine = tuple(name for name in gone if _is_removal(state, name))
     if files is None and not confirmed:
-        known = tuple(sorted(state.own))
-        why = f"the tenants directory of {node} is missing; {len(known)} tenants of it are kept" if known else ""
-        return Look(waiting=known, why=why)
+        why = f"the tenants directory of {node} is missing; {len(mine)} tenants of it are kept" if mine else ""
+        return Look((), mine, why)
     present = files or {}
+    victims = () if confirmed else _victims(state, present, broken)
     changed = [
         entry
         for name in sorted(present)
-        if name not in broken and (entry := _seen(state, node, name, present[name])) is not None
+        if name not in broken and (entry := _seen(state, node, name, present[name], victims, confirmed)) is not None
     ]
-    gone = tuple(sorted(name for name in state.own if name not in present))
-    if len(gone) > 1 and not confirmed:
-        return Look(tuple(changed), gone, f"{len(gone)} tenant files are gone from {node} at once: {', '.join(gone)}")
+    if len(mine) > 1 and not confirmed:
+        return Look(tuple(changed), mine, f"{len(mine)} tenant files are gone from {node} at once: {', '.join(mine)}")
     for name in gone:
-        entry = _removed(state, name)
-        if entry is not None:
-            changed.append(entry)
+        state.own.pop(name)
+        state.refused.pop(name, None)
+    changed += [_removed(state, name) for name in mine]
     return Look(tuple(changed))
 
 
@@ -71,10 +77,14 @@ def merge(state: State, incoming: tuple[CatalogEntry, ...]) -> tuple[CatalogEntr
         stands = other if mine is None else join(mine, other)
         if stands == mine:
             continue
-        if mine is not None and mine.base == other.base and mine.digest != other.digest and mine.serial == other.serial:
+        own = state.own.get(other.name)
+        if own == stands.digest and not stands.tombstone:
+            state.refused.pop(other.name, None)
+        elif mine is not None and mine.serial == stands.serial and own is not None and _key(mine) != _key(stands):
             where = ", ".join(other.origin)
+            what = "removed" if stands.tombstone else "edited"
             state.refused[other.name] = (
-                f"edited on {', '.join(mine.origin)} and on {where} at once; that of {where} stands"
+                f"edited on {', '.join(mine.origin)} and {what} on {where} at once; what was done on {where} stands"
             )
         state.entries[other.name] = stands
         changed.append(stands)
@@ -82,9 +92,12 @@ def merge(state: State, incoming: tuple[CatalogEntry, ...]) -> tuple[CatalogEntr
 
 
 def join(one: CatalogEntry, two: CatalogEntry) -> CatalogEntry:
-    """Return which of two versions of a file stands; the same edit seen twice is one edit with both origins."""
-    low, high = sorted((one, two), key=_rank)
-    if _rank(low)[:3] == _rank(high)[:3]:
+    """Return which of two versions of a file stands; the same edit seen twice is one edit with both origins.
+
+    Commutative, associative and idempotent: the greater of a total order, and a union where it does not tell.
+    """
+    low, high = sorted((one, two), key=lambda entry: (*_key(entry), entry.base))
+    if _key(low) == _key(high):
         return msgspec.structs.replace(high, origin=tuple(sorted({*low.origin, *high.origin})))
     return high
 
@@ -100,43 +113,69 @@ def digest(state: State) -> str:
     return digest_of(text.encode())
 
 
-def _rank(entry: CatalogEntry) -> tuple[int, bool, str, str]:
-    return entry.serial, entry.tombstone, entry.digest, entry.base
+def _key(entry: CatalogEntry) -> tuple[int, bool, str]:
+    return entry.serial, entry.tombstone, entry.digest
 
 
-def _seen(state: State, node: str, name: str, content: bytes) -> CatalogEntry | None:
+def _victims(state: State, present: dict[str, bytes], broken: frozenset[str]) -> tuple[str, ...]:
+    """Return the files that stand, were not touched, and do not pass with what the directory holds now."""
+    return tuple(
+        name
+        for name in sorted(broken)
+        if (entry := state.entries.get(name)) is not None
+        and not entry.tombstone
+        and (name not in present or digest_of(present[name]) == entry.digest)
+    )
+
+
+def _seen(
+    state: State, node: str, name: str, content: bytes, victims: tuple[str, ...], confirmed: bool
+) -> CatalogEntry | None:
     """Return the entry that a file in the directory changes or makes; None: nothing new."""
-    now = digest_of(content)
-    before = state.own.get(name)
-    state.own[name] = now
-    entry = state.entries.get(name)
+    now, before, entry = digest_of(content), state.own.get(name), state.entries.get(name)
     standing = entry is not None and not entry.tombstone
     if entry is not None and standing and entry.digest == now:
+        state.own[name] = now
         state.refused.pop(name, None)
         if node in entry.origin:
             return None
         new = msgspec.structs.replace(entry, origin=tuple(sorted({*entry.origin, node})))
-    elif before == now and entry is not None:
+        state.entries[name] = new
+        return new
+    forced = confirmed and name in state.refused
+    if before == now and entry is not None and not forced:
         return None  # the file is as it was; what stands is newer and came from elsewhere
-    elif entry is not None and standing and before is None and node not in entry.origin:
+    if victims:  # not remembered in `own`: looked at again as soon as the others pass
+        state.refused[name] = f"{', '.join(victims)} would not pass with it"
+        return None
+    state.own[name] = now
+    if entry is not None and standing and not forced and not _based_on(entry, node, before):
+        where = ", ".join(entry.origin)
         state.refused[name] = (
-            f"{name}.toml on {node} differs from the version of {', '.join(entry.origin)}; edit it there"
+            f"not based on the version of {where}, which stands: edit it there, or bring this file to it first; "
+            "hactl apply --confirm takes it as it is"
         )
         return None
-    else:
-        serial, base = (entry.serial + 1, entry.digest) if entry is not None else (1, "")
-        new = CatalogEntry(name, serial, now, base, (node,), content)
+    serial, base = (entry.serial + 1, entry.digest) if entry is not None else (1, "")
+    new = CatalogEntry(name, serial, now, base, (node,), content)
     state.entries[name] = new
     state.refused.pop(name, None)
     return new
 
 
-def _removed(state: State, name: str) -> CatalogEntry | None:
-    state.own.pop(name, None)
-    state.refused.pop(name, None)
+def _based_on(entry: CatalogEntry, node: str, before: str | None) -> bool:
+    """Return whether an edit follows what stands. `before`: what the node's file was; None: it had none, or forgot."""
+    return before == entry.digest or (before is None and node in entry.origin)
+
+
+def _is_removal(state: State, name: str) -> bool:
+    """Return whether the file that is gone is what stands; an older one that stood no longer may go."""
     entry = state.entries.get(name)
-    if entry is None or entry.tombstone:
-        return None
+    return entry is not None and not entry.tombstone and state.own[name] == entry.digest
+
+
+def _removed(state: State, name: str) -> CatalogEntry:
+    entry = state.entries[name]
     stone = CatalogEntry(name, entry.serial + 1, entry.digest, entry.digest, entry.origin, b"", True)
     state.entries[name] = stone
     return stone

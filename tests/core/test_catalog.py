@@ -94,6 +94,119 @@ def test_an_old_file_on_a_node_that_was_away_does_not_undo_a_newer_version() -> 
     assert catalog.alive(there) == {"acme": b"2"}
 
 
+def both_at(content: bytes) -> tuple[State, State]:
+    """Two sides, each with its own directory, whose files are the same."""
+    here, there = State(), State()
+    mine = look(here, "a1", {"acme": content}, NONE).changed
+    merge(here, look(there, "b1", {"acme": content}, NONE).changed)
+    merge(there, mine)
+    return here, there
+
+
+def test_an_edit_of_a_file_that_is_older_than_what_stands_is_refused_until_it_is_confirmed() -> None:
+    here, there = both_at(b"1")
+    merge(there, look(here, "a1", {"acme": b"2"}, NONE).changed)
+    assert look(there, "b1", {"acme": b"other"}, NONE).changed == ()
+    assert "not based on the version of a1" in there.refused["acme"]
+    assert catalog.alive(there) == {"acme": b"2"}
+    (taken,) = look(there, "b1", {"acme": b"other"}, NONE, confirmed=True).changed
+    assert (taken.serial, taken.base, there.refused) == (3, digest_of(b"2"), {})
+
+
+def test_a_refused_file_that_is_brought_to_what_stands_can_be_edited_again() -> None:
+    here, there = both_at(b"1")
+    merge(there, look(here, "a1", {"acme": b"2"}, NONE).changed)
+    look(there, "b1", {"acme": b"other"}, NONE)
+    look(there, "b1", {"acme": b"2"}, NONE)
+    assert there.refused == {}
+    assert look(there, "b1", {"acme": b"3"}, NONE).changed[0].serial == 3
+
+
+def test_a_confirmation_does_not_bring_old_files_back() -> None:
+    here, there = both_at(b"1")
+    merge(there, look(here, "a1", {"acme": b"2"}, NONE).changed)
+    assert look(there, "b1", {"acme": b"1"}, NONE, confirmed=True).changed == ()
+
+
+def test_removing_an_old_file_does_not_remove_the_newer_version_of_the_other_side() -> None:
+    here, there = both_at(b"1")
+    merge(there, look(here, "a1", {"acme": b"2"}, NONE).changed)
+    assert look(there, "b1", {}, NONE).changed == ()
+    assert catalog.alive(there) == {"acme": b"2"}
+
+
+def test_removals_that_another_server_confirmed_do_not_wait_here_again() -> None:
+    here, there = State(), State()
+    files = {"acme": b"1", "globex": b"1"}
+    merge(there, look(here, "a1", files, NONE).changed)
+    look(there, "b1", files, NONE)
+    assert look(there, "b1", {}, NONE).waiting == ("acme", "globex")
+    merge(there, look(here, "a1", {}, NONE, confirmed=True).changed)
+    seen = look(there, "b1", {}, NONE)
+    assert (seen.waiting, seen.why, seen.changed) == ((), "", ())
+
+
+def test_a_file_dropped_again_after_its_removal_is_a_new_version() -> None:
+    state = State()
+    look(state, "a1", {"acme": b"1"}, NONE)
+    look(state, "a1", {}, NONE)
+    (again,) = look(state, "a1", {"acme": b"1"}, NONE).changed
+    assert (again.serial, again.tombstone) == (3, False)
+
+
+def test_a_change_with_which_an_untouched_file_no_longer_passes_waits_for_that_file() -> None:
+    state = State()
+    look(state, "a1", {"acme": b"1", "system": b"1"}, NONE)
+    assert look(state, "a1", {"acme": b"1", "system": b"2"}, frozenset({"acme"})).changed == ()
+    assert state.refused == {"system": "acme would not pass with it"}
+    changed = look(state, "a1", {"acme": b"2", "system": b"2"}, NONE).changed
+    assert [entry.name for entry in changed] == ["acme", "system"]
+    assert state.refused == {}
+
+
+def test_a_new_file_that_does_not_pass_holds_no_other_back() -> None:
+    state = State()
+    assert [entry.name for entry in look(state, "a1", {"acme": b"1", "bad": b"1"}, frozenset({"bad"})).changed] == [
+        "acme"
+    ]
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["a1", "b1"]), st.sampled_from([None, b"1", b"2", b"3"]), st.booleans()), max_size=8
+)
+
+
+@given(STEPS, st.booleans())
+def test_two_sides_end_with_the_same_whatever_is_edited_where_and_when_they_hear_it(
+    steps: list[tuple[str, bytes | None, bool]], shared: bool
+) -> None:
+    states = {"a1": State(), "b1": State()}
+    directories: dict[str, dict[str, bytes]] = {"a1": {}, "b1": {}}
+
+    def tell() -> None:
+        entries = {node: tuple(state.entries.values()) for node, state in states.items()}
+        merge(states["a1"], entries["b1"])
+        merge(states["b1"], entries["a1"])
+
+    for node, content, heard in steps:
+        for where in directories if shared else (node,):
+            directories[where] = {} if content is None else {"acme": content}
+            look(states[where], where, directories[where], NONE)
+        if heard:
+            tell()
+    for _ in range(3):
+        tell()
+        for node, state in states.items():
+            look(state, node, directories[node], NONE)
+    tell()
+    assert states["a1"].entries == states["b1"].entries
+    assert catalog.digest(states["a1"]) == catalog.digest(states["b1"])
+    if shared:
+        assert catalog.alive(states["a1"]) == directories["a1"]
+        assert not states["a1"].refused
+        assert not states["b1"].refused
+
+
 ENTRIES = st.builds(
     lambda serial, content, base, origin, stone: CatalogEntry(
         "acme", serial, digest_of(content), base, origin, content, stone
@@ -122,3 +235,9 @@ def test_all_servers_end_with_the_same_whatever_the_order(entries: list[CatalogE
 @given(ENTRIES, ENTRIES)
 def test_joining_is_commutative(one: CatalogEntry, two: CatalogEntry) -> None:
     assert join(one, two) == join(two, one)
+
+
+@given(ENTRIES, ENTRIES, ENTRIES)
+def test_joining_is_associative_and_idempotent(one: CatalogEntry, two: CatalogEntry, three: CatalogEntry) -> None:
+    assert join(join(one, two), three) == join(one, join(two, three))
+    assert join(one, one) == one
