@@ -91,10 +91,14 @@ class Cluster:
         for name in names or self.addresses:
             program, option = ("ha-witness", "--name") if name in self.witnesses else ("ha-master", "--node")
             command = [str(ROOT / "bin" / program), "--config", str(self.config), option, name]
-            environment = {**os.environ, "HA_PYTHON": sys.executable}
             with open(self.directory / f"{name}.out", "ab") as out:
                 self.processes[name] = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env=launcher_environment(),
+                    start_new_session=True,
                 )
 
     def stop(self, name: str, number: int = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:
@@ -181,8 +185,9 @@ class Cluster:
         """Run hactl with these arguments and return how it ended, with its output."""
         where = ["--node", node] if node else []
         command = [str(ROOT / "bin" / "hactl"), "--config", str(self.config), *where, *arguments]
-        environment = {**os.environ, "HA_PYTHON": sys.executable}
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, env=launcher_environment(), check=False
+        )
 
     def wait(self, condition: Callable[[Status], object], what: str, timeout_s: float = 30.0, node: str = "") -> Status:
         """Return the first status for which the condition holds. Raises TimeoutError with the last one."""
@@ -253,6 +258,12 @@ class Cluster:
         for name in self.witnesses:
             lines += ["", f"[witnesses.{name}]", f'addresses = ["{self.addresses[name]}"]']
         return "\n".join(lines) + "\n"
+
+
+def launcher_environment() -> dict[str, str]:
+    """Return the environment in which the launchers of bin/ run with this interpreter."""
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+    return {**os.environ, "HA_PYTHON": sys.executable, "PATH": path}
 
 
 def _environment(entry: Path) -> Iterator[bytes]:

@@ -192,6 +192,14 @@ class S6(ScanDirectory):
 
     name, scanner, supervisor = "s6", "s6-svscan", "s6-supervise"
 
+    def prepare(self, directory: Path, scripts: dict[str, Path]) -> None:
+        super().prepare(directory, scripts)
+        for name, path in scripts.items():  # s6 restarts at once only what has said that it was ready, a second before
+            service = self._services / name
+            (service / "notification-fd").write_text("3\n")
+            first, birth, rest = path.read_text().split("\n", 2)
+            (service / "run").write_text(f"{first}\n{birth}\necho >&3\n{rest}")
+
     def stop_program(self, name: str) -> None:
         subprocess.run(["s6-svc", "-wd", "-d", str(self._services / name)], check=True, timeout=STOP_S)
 
