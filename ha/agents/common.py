@@ -26,7 +26,7 @@ from ha.model.names import Agent
 from ha.model.plan import Node, System
 from ha.runtime import log
 from ha.runtime.journal import Journal
-from ha.runtime.loop import Loop
+from ha.runtime.loop import Loop, hold_signals
 from ha.wire.codec import Codec
 from ha.wire.sockets import Sockets
 from ha.wire.switchboard import Switchboard
@@ -193,6 +193,7 @@ def main(
     """
     gc.disable()  # nothing made while starting is garbage; `serve` runs with the collector on
     arguments = _arguments(role, argv, option)
+    hold_signals()
     try:
         agent = begin(role, arguments.config, arguments.node, journal=journal, volatile=volatile, belongs=belongs)
     except HaError as error:

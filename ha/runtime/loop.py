@@ -24,6 +24,7 @@ from ha.core.machine import Received
 from ha.model.limits import LOOP_IDLE_MS
 from ha.model.timing import MS
 
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1})
 BURST = 64  # messages of one socket, and plain fds, in one turn
 
 Clock = Callable[[], int]
@@ -143,10 +144,12 @@ class Loop:
             self.add_fd(read, self._signalled)
         self._signals[number] = handler
         signal.signal(number, _nothing)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
     def run(self) -> None:
         """Turn until `stop`. What a handler raises ends the loop and comes out here."""
         self._running = True
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         while self._running:
             self.turn()
 
@@ -234,6 +237,12 @@ class Loop:
             handler = self._signals.get(number)
             if handler is not None:
                 handler()
+
+
+def hold_signals() -> None:
+    """Keep an agent's signals waiting until its handlers stand, or `Loop.run` begins: one that comes in the middle of
+    a start is then obeyed by the agent, not by the kernel's default."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _handler(port: WirePort, index: int, deliver: Deliver) -> Callable[[list[bytes]], None]:

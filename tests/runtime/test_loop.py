@@ -11,7 +11,7 @@ import zmq
 
 from ha.core.machine import Received
 from ha.model.timing import MS
-from ha.runtime.loop import BURST, Loop
+from ha.runtime.loop import BURST, Loop, hold_signals
 
 
 def boottime() -> int:
@@ -203,6 +203,15 @@ def test_a_signal_is_handled_in_a_turn_and_ends_a_wait_at_once(loop: Loop) -> No
     start = time.monotonic()
     loop.run()
     assert time.monotonic() - start < 0.4
+    assert got == [1]
+
+
+def test_a_signal_that_came_before_its_handler_stood_is_obeyed_by_it(loop: Loop) -> None:
+    got: list[int] = []
+    hold_signals()
+    os.kill(os.getpid(), signal.SIGTERM)
+    loop.on_signal(signal.SIGTERM, lambda: got.append(1) or loop.stop())  # type: ignore[func-returns-value]
+    loop.run()
     assert got == [1]
 
 
