@@ -292,7 +292,11 @@ def set_title(role: Agent, name: str) -> None:
 def make_directory(path: str, mode: int) -> None:
     """Make `path` with `mode`, or check that it is ours. Raises NotPermitted, OSError."""
     try:
-        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        before = os.umask(0o022)  # what stands above is passed through by the users of the processes
+        try:
+            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        finally:
+            os.umask(before)
         os.mkdir(path, mode)
         os.chmod(path, mode)
     except FileExistsError:
