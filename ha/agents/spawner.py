@@ -97,6 +97,7 @@ class Shell:
     def begin(self) -> None:
         """Freeze what has no right left, adopt the rest, then listen."""
         self.driver.tick()
+        self._write_guard()  # what an earlier boot or Spawner left there is over
         self._agent.attach(self.driver.feed)
         for role in STARTED_HERE:
             self._find_agent(role)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from spawner_bed import ACME, NODE, Bed
+from tests.core.spawner_bed import ACME, NODE, Bed
 
 from ha.core.machine import Persist, Send, Tick
 from ha.core.policy import refusal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spawner_bed import SYSTEM, TIMING, Bed
+from tests.core.spawner_bed import SYSTEM, TIMING, Bed
 
 from ha.core.machine import Received, Tick
 from ha.core.spawning import events as ev
