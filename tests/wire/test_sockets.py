@@ -4,6 +4,7 @@ import socket as stdsocket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import zmq
@@ -224,3 +225,89 @@ def test_a_peer_that_announces_a_huge_frame_is_cut_off() -> None:
         rogue.send_multipart([b"x" * 2_000_000, b""])
         assert receive(vote, 0.3) == []
         context.destroy(0)
+
+
+def test_what_is_too_large_is_a_counted_drop_on_every_kind_of_port() -> None:
+    on = system()
+    large = m.EventsSaid(tuple(m.EventRecord("i" * 60_000, "a1", 1, 0.0, "k" * 9_000, "s") for _ in range(1)))
+    with agent(on, Agent.MONITOR, "a1") as monitor, agent(on, Agent.SERVER, "a1") as server:
+        monitor.broadcast(Channel.STATE)
+        monitor.publish(large, now=1)
+        monitor.ask(Channel.CONTROL, Agent.SERVER, "a1")
+        assert not monitor.send(Agent.SERVER, "a1", large, now=1)
+        server.listen(Channel.CONTROL)
+        assert not server.send(Agent.MONITOR, "a1", large, now=1)
+        server.publish(m.PeerBeat("a", False, 0, 0, (), (), "", "", 1), now=1)
+        assert monitor.sockets.drops == {"state:oversize": 1, "control:oversize": 1}
+        assert server.sockets.drops == {"control:oversize": 1, "publish:no-port": 1}
+
+
+def test_a_stranger_on_any_port_is_refused_and_counted() -> None:
+    on = system()
+    with agent(on, Agent.WITNESS, "a1") as witness, agent(on, Agent.SERVER, "b1") as server:
+        vote = witness.listen(Channel.VOTE)
+        dealer = server.ask(Channel.VOTE, Agent.WITNESS, "a1")
+        server.hear(Channel.STATE, Agent.MONITOR, ["a1"])
+        assert [vote.accept(0, []), dealer.accept(0, [b"x"]), server.ports[1].accept(0, [b"x"])] == [None, None, None]
+        assert server.sockets.codec.refused == {"frame-count": 2}
+        assert len(dealer.heard_at()) == 2
+
+
+def test_without_a_router_an_answer_is_a_counted_drop() -> None:
+    with agent(system(), Agent.SERVER, "a1") as server:
+        assert not server.send(Agent.MONITOR, "a1", m.SnapshotRequest(), now=1)
+        assert server.sockets.drops == {"control:no-port": 1}
+
+
+def test_a_broadcast_that_nobody_takes_any_more_is_a_counted_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = system()
+    with agent(on, Agent.MONITOR, "a1") as monitor:
+        monitor.broadcast(Channel.STATE)
+
+        def full(*_: object) -> None:
+            raise zmq.Again
+
+        monkeypatch.setattr(zmq.Socket, "send_multipart", full)
+        monitor.publish(m.StateBeat(1, "d"), now=1)
+        assert monitor.sockets.drops == {"state:full": 1}
+
+
+def test_an_error_that_is_no_full_queue_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    with agent(system(), Agent.SERVER, "b1") as server:
+        dealer = server.ask(Channel.VOTE, Agent.WITNESS, "a1")
+
+        def broken(*_: object) -> None:
+            raise zmq.ZMQError(zmq.ENOTSOCK)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(zmq.Socket, "send_multipart", broken)
+            with pytest.raises(zmq.ZMQError):
+                server.send(Agent.WITNESS, "a1", PROBE, now=1)
+        with monkeypatch.context() as patch:
+            patch.setattr(zmq.Socket, "disconnect", broken)
+            with pytest.raises(zmq.ZMQError):
+                dealer.refresh(0, clock())
+        dealer.sockets[0].disconnect(dealer._endpoints[0])
+        dealer.refresh(0, clock())
+
+
+def test_ipv6_loopback_and_ipc_work_and_ipc_is_never_connected_anew(tmp_path: Path) -> None:
+    if not stdsocket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this host has no IPv6")
+    nodes = {"a1": Node(name="a1", addresses=("::1",), side="a"), "b1": Node(name="b1", addresses=("::1",), side="b")}
+    on = system()
+    six = System(
+        name="demo", run_dir="/x", data_dir="/x", tenants_dir="/x", node_file="", file="", nodes=nodes, ports=on.ports
+    )
+    path = f"ipc://{tmp_path}/s"
+    with agent(six, Agent.SPAWNER, "a1") as spawner, agent(six, Agent.SERVER, "b1", silence_ms=1) as server:
+        command = spawner.listen(Channel.COMMAND, path)
+        server.ask(Channel.COMMAND, Agent.SPAWNER, "a1")
+        local = server.sockets.dealer(Channel.COMMAND, Agent.SPAWNER, "a1", [path])
+        server.await_connections(Channel.COMMAND, 5_000)
+        assert server.send(Agent.SPAWNER, "a1", m.Relinquish("acme", 1, 1), now=clock())
+        until(lambda: local.send(m.Relinquish("acme", 2, 1), now=1))
+        got: list[Received] = []
+        until(lambda: len(got.extend(one for _, one in receive(command, 0.01) if one) or got) == 2)
+        local.tend(clock())
+        assert path not in server.sockets.refreshes
