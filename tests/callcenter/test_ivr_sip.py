@@ -68,7 +68,7 @@ def test_cancel_ends_a_call_that_rings(phone, start, free_port, talk):
     start("ivr.py", "--port", port, "--acd", f"127.0.0.1:{silent.getsockname()[1]}")
     connection, _ = silent.accept()
     connection.sendall(b"ROLE active 7\n")
-    from conftest import Phone
+    from tests.callcenter.conftest import Phone
 
     other = Phone(port)
     try:
@@ -216,7 +216,7 @@ def test_health_knows_its_path(phone):
 
 
 def test_a_stopped_ivr_ends_its_calls(start, free_port):
-    from conftest import Phone
+    from tests.callcenter.conftest import Phone
 
     port = free_port()
     ivr, phone = start("ivr.py", "--port", port), Phone(port)

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import EXAMPLES
+from examples.callcenter.demo_system import EXAMPLES
 
 
 def call(*arguments):
