@@ -22,6 +22,22 @@ class Violation(Exception):
     """An invariant does not hold; the text says which, when and between whom."""
 
 
+@dataclass(slots=True, frozen=True)
+class Habit:
+    """How the programs of one process behave. Chances in [0, 1], drawn anew each time."""
+
+    dies_young: float = 0.0  # it ends by itself soon after its start
+    spawn_fails: float = 0.0
+    deaf: float = 0.0  # it does not react to its stop signal
+    slow_ms: int = 60  # it is ready at most this long after its start
+    refuses_role: float = 0.0
+    ignores_role: float = 0.0  # no answer to a role until the time is over
+    connects: bool = True  # it speaks the control socket
+
+
+GOOD = Habit()
+
+
 @dataclass(slots=True)
 class Program:
     """One OS process."""
@@ -51,19 +67,34 @@ class Programs:
     paused: set[str] = field(default_factory=set)
     pids: int = 1000
     activations: int = 0
+    spawns: int = 0
     fences: dict[str, int] = field(default_factory=dict)
+    habits: dict[str, Habit] = field(default_factory=dict)  # by process id
+    watch: Callable[[Effect, str], None] = lambda effect, node: None  # told of every Spawn and TellRole
+
+    def habit(self, copy: str) -> Habit:
+        """Return how the programs of this copy behave."""
+        return self.habits.get(process_of(copy), GOOD)
+
+    def chance(self, chance: float) -> bool:
+        """Draw; draws nothing at all for what never happens."""
+        return chance > 0 and self.kernel.rng.random() < chance
 
     def carry_out(self, node: str, effect: Effect) -> bool:
         """Do a Spawner's effect; False: not ours."""
         match effect:
             case sp.Spawn():
+                self.watch(effect, node)
                 self._spawn(node, effect)
             case sp.Signal():
                 self._with(node, effect.copy, effect.instance, lambda p: self._signal(p, effect.signal))
             case sp.StopCommand():
-                done = sp.CommandDone(effect.copy, effect.instance, True)
+                done = sp.CommandDone(effect.copy, effect.instance, not self.chance(0.2))
                 self.kernel.after(2 * MS, lambda: self.tell(node, done))
+                if done.ok:
+                    self._with(node, effect.copy, effect.instance, lambda p: self._signal(p, "SIGTERM"))
             case sp.TellRole():
+                self.watch(effect, node)
                 self._tell_role(node, effect)
             case sp.Freeze():
                 self._later(node, effect.copy, effect.instance, self._freeze)
@@ -100,6 +131,12 @@ class Programs:
             self._check(program)
 
     def _spawn(self, node: str, effect: sp.Spawn) -> None:
+        self.spawns += 1
+        habit = self.habit(effect.copy)
+        if self.chance(habit.spawn_fails):
+            failed = sp.SpawnFailed(effect.copy, effect.instance, "no such file")
+            self.kernel.after(MS, lambda: self.tell(node, failed))
+            return
         self.pids += 1
         program = Program(node, effect.copy, effect.instance, self.pids, effect.process, effect.role, effect.fencing)
         self.by_instance[(node, effect.instance)] = program
@@ -109,10 +146,21 @@ class Programs:
             self.kernel.between(MS // 2, 3 * MS),
             lambda: self.tell(node, sp.Spawned(effect.copy, effect.instance, pid, pid, 1.0)),
         )
-        self.kernel.after(self.kernel.between(3 * MS, 60 * MS), lambda: self._ready(program))
+        if habit.connects:
+            self.kernel.after(3 * MS, lambda: self._unfrozen(program, lambda: self._connect(program)))
+        delay = self.kernel.between(3 * MS, habit.slow_ms * MS)
+        self.kernel.after(delay, lambda: self._unfrozen(program, lambda: self._ready(program)))
+        if self.chance(habit.dies_young):
+            when = self.kernel.between(MS, 300 * MS)
+            self.kernel.after(when, lambda: self._unfrozen(program, lambda: self._die(program, Exit(code=1))))
+
+    def _connect(self, program: Program) -> None:
+        if program.alive:
+            said = sp.Connected(program.copy, program.instance, program.role, program.fencing)
+            self.tell(program.node, said)
 
     def _ready(self, program: Program) -> None:
-        if program.alive and not program.frozen:
+        if program.alive:
             program.ready = True
             self.tell(program.node, sp.Notified(program.copy, program.instance, True))
 
@@ -129,7 +177,7 @@ class Programs:
             self.kernel.after(self.kernel.between(MS // 10, 3 * MS), lambda: act(program))
 
     def _signal(self, program: Program, signal: str) -> None:
-        if signal in ("SIGTERM", "SIGINT", "SIGQUIT"):
+        if signal in ("SIGTERM", "SIGINT", "SIGQUIT") and not self.chance(self.habit(program.copy).deaf):
             delay = self.kernel.between(1, 300) * MS
             self.kernel.after(delay, lambda: self._unfrozen(program, lambda: self._die(program, Exit(code=0))))
 
@@ -141,12 +189,19 @@ class Programs:
 
     def _tell_role(self, node: str, effect: sp.TellRole) -> None:
         program = self.by_instance.get((node, effect.instance))
+        habit = self.habit(effect.copy)
+        unheard = effect.method is sp.Method.SOCKET and not habit.connects
+        ignores, refuses = unheard or self.chance(habit.ignores_role), self.chance(habit.refuses_role)
         told: list[bool] = []
 
         def change() -> None:
-            if program is None or not program.alive or told:
-                return
+            if program is None or not program.alive:
+                return  # one that is late is obeyed late: nobody told it that the time is over
             told.append(True)
+            if refuses:
+                no = sp.RoleTold(effect.copy, effect.instance, effect.role, effect.fencing, False, "refused")
+                self.tell(node, no)
+                return
             program.role, program.fencing = effect.role, effect.fencing
             self._check(program)
             self.tell(node, sp.RoleTold(effect.copy, effect.instance, effect.role, effect.fencing, True))
@@ -157,7 +212,7 @@ class Programs:
                 late = sp.RoleTold(effect.copy, effect.instance, effect.role, effect.fencing, False, "timed out")
                 self.tell(node, late)
 
-        if program is not None:
+        if program is not None and not ignores:
             self.kernel.after(self.kernel.between(MS // 5, 8 * MS), lambda: self._unfrozen(program, change))
         self.kernel.after(effect.timeout_ms * MS, give_up)
 
@@ -192,6 +247,8 @@ class Programs:
         def answer() -> None:
             if program is not None and program.alive:
                 self.tell(node, sp.Adopted(effect.copy, effect.instance, program.pid, program.pid))
+                if self.habit(program.copy).connects:
+                    self.kernel.after(MS, lambda: self._unfrozen(program, lambda: self._connect(program)))
             else:
                 self.tell(node, sp.Exited(effect.copy, effect.instance, Exit()))
                 self.tell(node, sp.TreeGone(effect.copy, effect.instance))

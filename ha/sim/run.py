@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ha.model.names import process_of
-from ha.model.plan import Dependency, Process, Ready, Restart, Stop, Tenant
 from ha.model.status import Role, RunStatus
 from ha.sim import faults
 from ha.sim.programs import Violation
+from ha.sim.tenants import tenants_of
 from ha.sim.world import Shape, World
 
 SETTLE_S = 20.0  # virtual seconds in which a mended system must have converged
@@ -24,38 +24,6 @@ class Report:
     activations: int
     faults: tuple[str, ...]
     failure: str = ""
-
-
-def tenants_of() -> tuple[Tenant, ...]:
-    """Return a small call centre: every run status, dependencies inside and across tenants."""
-    quick = Restart(backoff_ms=50, backoff_max_ms=1_000, stable_ms=500)
-    notify = Ready(by="notify", timeout_ms=5_000)
-    stop = Stop(grace_ms=200)
-
-    def process(name: str, status: RunStatus, *needs: Dependency, priority: int = 50) -> Process:
-        on_failure = "failover" if status.standby_runs else "restart"
-        return Process(
-            name=name, command=("/bin/true",), run_status=status, depends_on=needs, priority=priority, ready=notify,
-            restart=quick, stop=stop, on_failure=on_failure,  # type: ignore[arg-type]
-        )  # fmt: skip
-
-    directory = Dependency(tenant="system", process="directory", where="any-side")
-    acd = Dependency(tenant="acme", process="acd", where="same-side")
-    return (
-        Tenant(name="system", serial=1, priority=90, home="a", processes=(process("directory", RunStatus.WARM),)),
-        Tenant(
-            name="acme", serial=1, home="a",
-            processes=(
-                process("acd", RunStatus.HOT, directory, priority=80),
-                process("recorder", RunStatus.COLD, acd),
-                process("ivr", RunStatus.LOAD_SHARING, directory),
-            ),
-        ),
-        Tenant(
-            name="globex", serial=1, home="b",
-            processes=(process("acd", RunStatus.WARM), process("rec", RunStatus.COLD)),
-        ),
-    )  # fmt: skip
 
 
 def run(seed: int, minutes: float = 0.5, shape: Shape | None = None) -> Report:

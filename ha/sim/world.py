@@ -11,12 +11,13 @@ from ha.core.machine import Effect, Event, Note, Publish, Send
 from ha.core.monitor import PlanKnown, ProbeDone, ReadPlan
 from ha.core.server import Check, Checked, Exit
 from ha.core.spawning.events import KeepPlan, SetDeadlines
-from ha.model.messages import Message, PeerBeat
+from ha.model.messages import Agents, AgentsAnswer, Message, PeerBeat, Told
 from ha.model.names import Agent
 from ha.model.plan import Node, Policy, System, Tenant, decode_plan, encode_plan
 from ha.model.timing import MS, Timing
 from ha.runtime.agent import Driver
-from ha.sim.hosts import Host
+from ha.sim.client import Client
+from ha.sim.hosts import Disk, Host
 from ha.sim.kernel import Clock, Kernel
 from ha.sim.net import Net
 from ha.sim.programs import Programs
@@ -31,6 +32,7 @@ class Shape:
     per_side: int = 2
     servers: int = 2
     timing: Timing = DEFAULT
+    labels: bool = False  # the first node of a side carries "one", the last one "last"
 
 
 def system_of(shape: Shape) -> System:
@@ -41,7 +43,9 @@ def system_of(shape: Shape) -> System:
         names = [f"{side}{i + 1}" for i in range(shape.per_side)]
         sides[side] = tuple(names[: shape.servers])
         for i, name in enumerate(names):
-            nodes[name] = Node(name=name, side=side, addresses=(f"127.0.0.{10 * (number + 1) + i + 1}",))
+            labels = [word for word, has in (("one", i == 0), ("last", i == len(names) - 1)) if shape.labels and has]
+            address = f"127.0.0.{10 * (number + 1) + i + 1}"
+            nodes[name] = Node(name=name, side=side, addresses=(address,), labels=tuple(labels))
     return System(
         name="sim", run_dir="/run/sim", data_dir="/var/sim", tenants_dir="/etc/sim", node_file="/etc/sim/node.toml",
         file="/etc/sim/system.toml", timing=shape.timing, voters=("a1", "b1", "w1"), sides=sides, nodes=nodes,
@@ -50,14 +54,17 @@ def system_of(shape: Shape) -> System:
 
 
 class World:
-    """All of a simulated system. `files`: the drop-in directory, the same on every node."""
+    """All of a simulated system. `files`: the drop-in directory of each node with a Server."""
 
     def __init__(self, seed: int, shape: Shape, tenants: tuple[Tenant, ...]) -> None:
         self.kernel = Kernel(seed)
         self.system = system_of(shape)
         self.net = Net(self.kernel)
         self.programs = Programs(self.kernel, self._tell_spawner, self._tell_monitor)
-        self.files = {tenant.name: encode_plan((tenant,)) for tenant in tenants}
+        self.client = Client(self)
+        everywhere = {tenant.name: encode_plan((tenant,)) for tenant in tenants}
+        self.files = {name: dict(everywhere) for name in self.system.servers()}
+        self.down: set[str] = set()  # nodes whose ha-master was ended by the operator
         self.clocks = {name: self._clock() for name in [*self.system.nodes, *self.system.witnesses]}
         self.hosts: dict[tuple[Agent, str], Host] = {}
         self.plans: dict[str, tuple[str, bytes]] = {}
@@ -78,12 +85,21 @@ class World:
         """Return one agent."""
         return self.hosts[(role, node)]
 
+    def read_directory(self, node: str) -> None:
+        """The Server of a node sees its tenants directory."""
+        if (Agent.SERVER, node) in self.hosts:
+            self.hosts[(Agent.SERVER, node)].feed(server.Directory(dict(self.files[node])))
+
     def crash_agent(self, role: Agent, node: str, back_after: int) -> None:
         """Kill one agent; its Master starts it again after `back_after` ns."""
         host = self.hosts.get((role, node))
         if host is not None and host.alive:
             host.kill()
-            self.kernel.after(back_after, lambda: None if host.alive else host.start())
+            self.kernel.after(back_after, lambda: self._come_back(host))
+
+    def _come_back(self, host: Host) -> None:
+        if not host.alive and host.node not in self.down:
+            host.start()
 
     def lose_node(self, node: str, back_after: int) -> None:
         """Power loss: all agents and programs of a node are gone, unsynced writes too; it boots after `back_after`."""
@@ -101,7 +117,63 @@ class World:
             spawner_host.disk.durable = {"boots": boots}
         for host in hosts:
             delay = back_after + self.kernel.between(0, 200 * MS)
-            self.kernel.after(delay, lambda host=host: None if host.alive else host.start())  # type: ignore[misc]
+            self.kernel.after(delay, lambda host=host: self._come_back(host))  # type: ignore[misc]
+
+    def lose_disk(self, voter: str) -> None:
+        """A voter starts without anything it ever wrote."""
+        host = self.hosts[(Agent.WITNESS, voter)]
+        host.kill()
+        host.disk = Disk()
+        self.kernel.after(self.kernel.between(20, 500) * MS, lambda: self._come_back(host))
+
+    def leave(self, node: str) -> None:
+        """ha-master of a node gets SIGTERM: copies stop, then Server, Monitor, Witness and Spawner end."""
+        self.down.add(node)
+        spawner_host = self.hosts[(Agent.SPAWNER, node)]
+
+        def ask() -> None:
+            if node not in self.down or not spawner_host.alive:
+                return
+            body = Agents(wanted=("monitor", "server", "witness"), leave="stop")
+            spawner_host.receive(Agent.MASTER, node, 1, 1, 0, body)
+            self.kernel.after(250 * MS, ask)
+
+        ask()
+
+    def come_back(self, node: str) -> None:
+        """ha-master of a node is started again."""
+        self.down.discard(node)
+        for (role, name), host in self.hosts.items():
+            if name == node:
+                if host.alive and role is Agent.SPAWNER:
+                    host.receive(Agent.MASTER, node, 1, 1, 0, Agents(wanted=("monitor", "server", "witness")))
+                self.kernel.after(self.kernel.between(1, 200) * MS, lambda host=host: self._come_back(host))  # type: ignore[misc]
+
+    def _is_empty(self, node: str) -> None:
+        """The Spawner of a leaving node says that no copy is left: end its agents, the Server first."""
+        if node not in self.down:
+            return
+        servers = self.hosts.get((Agent.SERVER, node))
+
+        def rest() -> None:
+            if node in self.down:
+                for (_, name), host in self.hosts.items():
+                    if name == node:
+                        host.kill()
+
+        if servers is None or not servers.alive:
+            rest()
+            return
+        servers.feed(server.Stopping())
+        patience = self.kernel.now + 5_000 * MS
+
+        def look() -> None:
+            if not servers.alive or self.kernel.now > patience:
+                rest()
+            else:
+                self.kernel.after(20 * MS, look)
+
+        look()
 
     def run(self, seconds: float) -> None:
         """Let virtual time pass."""
@@ -111,6 +183,10 @@ class World:
         """Return what the agents noted, in order: (true ns, role/node, note)."""
         lines = [(at, f"{host.role}/{host.node}", note) for host in self.hosts.values() for at, note in host.story]
         return sorted(lines, key=lambda line: line[0])
+
+    def say(self, host: Host, role: Agent, node: str, body: Message) -> None:
+        """Send for a host what its machine did not ask for."""
+        self._send(host, role, node, body, 0, self.kernel.now)
 
     # --- building ------------------------------------------------------------------------------------
 
@@ -130,8 +206,7 @@ class World:
             case Agent.SERVER:
                 state = server.start(host.node, self.system, host.boots, restored, now)
                 driver = Driver(server, state, host)
-                files = dict(self.files)
-                self.kernel.after(MS, lambda: host.feed(server.Directory(files)))
+                self.kernel.after(MS, lambda: self.read_directory(host.node))
                 return driver
             case Agent.MONITOR:
                 return Driver(monitor, monitor.start(node, self.system.timing, self.system.servers(), now), host)
@@ -187,6 +262,10 @@ class World:
                 self.programs.carry_out(host.node, effect)
 
     def _send(self, host: Host, role: Agent, node: str, body: Message, request: int, start: int) -> None:
+        if role is Agent.MASTER and isinstance(body, AgentsAnswer):
+            if body.empty:
+                self.kernel.after(MS, lambda: self._is_empty(host.node))
+            return
         target = self.hosts.get((role, node))
         if target is None:
             return
@@ -194,6 +273,9 @@ class World:
         seq, incarnation = host.seq, host.incarnation
 
         def deliver(arrived: Message) -> None:
+            if isinstance(arrived, Told) and role is Agent.MONITOR:
+                self.client.told(host.node, arrived)
+                return
             target.receive(host.role, host.node, incarnation, seq, request, arrived)
 
         self.net.send((host.role, host.node), (role, node), body, deliver, start)

@@ -8,7 +8,8 @@ from ha.core import witness
 from ha.core.server.state import tenant_started
 from ha.model.names import Agent
 from ha.model.timing import MS, Timing
-from ha.sim.run import run, tenants_of, unserved
+from ha.sim.run import run, unserved
+from ha.sim.tenants import tenants_of
 from ha.sim.world import Shape, World
 
 
