@@ -347,7 +347,7 @@ def path_check(value: str) -> tuple[str, str, str] | None:
 def signal_check(value: str) -> tuple[str, str, str] | None:
     """Return what is wrong with a signal's name."""
     if value not in SIGNALS:
-        return "bad-value", "is no signal", did_you_mean(value.upper(), SIGNALS, kind="such as")
+        return "bad-value", "is no signal", did_you_mean(value, SIGNALS, kind="such as")
     return None
 
 

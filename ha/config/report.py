@@ -12,6 +12,7 @@ from ha.model.errors import Finding
 from ha.model.limits import MAX_FINDINGS
 
 SHOWN_CHARS = 60  # of a value
+MAX_LISTED = 30  # of known words
 
 
 @dataclass(slots=True)
@@ -80,9 +81,11 @@ def clip(text: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], *, kind: str = "known") -> str:
-    """Return the help for an unknown word: the nearest known one, else all of them."""
-    names = sorted(known)
+    """Return the help for an unknown word: the nearest known one, else those there are."""
+    names = {name.lower(): name for name in sorted(known)}
     near = difflib.get_close_matches(word[:SHOWN_CHARS].lower(), names, n=1, cutoff=0.6)
     if near:
-        return f'did you mean "{near[0]}"?'
-    return f"{kind}: {', '.join(names)}" if names else f"{kind}: none"
+        return f'did you mean "{names[near[0]]}"?'
+    listed = [*names.values()][:MAX_LISTED]
+    more = ", ..." if len(names) > MAX_LISTED else ""
+    return f"{kind}: {', '.join(listed)}{more}" if names else f"{kind}: none"

@@ -59,7 +59,7 @@ def read_system(path: str) -> tuple[System | None, Report]:
         node_file=os.path.normpath(os.path.join(here, str(head.get("node_file", "/etc/ha/node.toml")))),
         file=os.path.abspath(path),
         profile=profile,
-        timing=msgspec.convert({**msgspec.to_builtins(PROFILES[profile]), **tables.get("timing", {})}, Timing),
+        timing=msgspec.convert({**msgspec.structs.asdict(PROFILES[profile]), **tables.get("timing", {})}, Timing),
         voters=_texts(arbitration, "voters") or default_voters,
         ports=msgspec.convert(tables.get("ports", {}), Ports),
         sides=sides,
@@ -149,7 +149,7 @@ def _addresses(system: System, report: Report) -> None:
 
 def _ports(system: System, report: Report) -> None:
     seen: dict[int, str] = {}
-    for name, port in msgspec.to_builtins(system.ports).items() if report.sound("ports") else ():
+    for name, port in msgspec.structs.asdict(system.ports).items() if report.sound("ports") else ():
         if seen.setdefault(port, name) != name:
             text = f"ports.{name} = {port} is the port of {seen[port]} too"
             report.add("duplicate", ("ports", name), text, "give each channel its own port")
