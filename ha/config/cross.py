@@ -22,7 +22,6 @@ def check_tenants(files: Mapping[str, Loaded], system: System) -> tuple[Finding,
     for loaded in owners.values():
         if loaded.tenant is None:
             continue
-        _home(loaded, system)
         for process in loaded.tenant.processes:
             _dependencies(loaded, process, owners)
             _nodes(loaded, process, system)
@@ -40,15 +39,6 @@ def _owners(files: Mapping[str, Loaded]) -> dict[str, Loaded]:
             text = f'the tenant "{loaded.name}" is that of {first.report.file} too'
             loaded.report.add("duplicate-tenant", ("tenant", "name"), text, "remove one file, or give it its own name")
     return owners
-
-
-def _home(loaded: Loaded, system: System) -> None:
-    tenant = loaded.tenant
-    if tenant is not None and system.sides and tenant.home not in system.sides:
-        text = f"tenant.home = {shown(tenant.home)} is no side of this system"
-        loaded.report.add(
-            "unknown-side", ("tenant", "home"), text, did_you_mean(tenant.home, system.sides, kind="sides")
-        )
 
 
 def _dependencies(loaded: Loaded, process: Process, owners: Mapping[str, Loaded]) -> None:
