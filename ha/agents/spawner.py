@@ -34,7 +34,7 @@ from ha.linux.locks import who_holds
 from ha.linux.spawn import SpawnError, spawn_agent
 from ha.model.errors import HaError
 from ha.model.names import Agent
-from ha.model.plan import NodeFile, System
+from ha.model.plan import NodeFile, System, digest_of
 from ha.runtime import log
 from ha.runtime.agent import Driver
 from ha.wire.routes import Channel
@@ -64,6 +64,11 @@ def serve(agent: common.Running) -> None:
     loop.run()
 
 
+def tree_name(system: System, node: str) -> str:
+    """Return the name of a node's cgroup tree: systems of one name on one host are told apart by their run_dir."""
+    return f"ha-{system.name}-{node}-{digest_of(system.run_dir.encode())[:6]}"
+
+
 class Shell:
     """Turns what happens into events of the machine, and its effects into what is done."""
 
@@ -77,7 +82,8 @@ class Shell:
         self._shared_ns = 0
         self._guard_due = False
         self.guard = GuardTable.open(f"{agent.layout.agents}/guard")
-        trees, reason = CgroupTree.find(f"ha-{agent.system.name}-{agent.me.name}")
+        trees, reason = CgroupTree.find(tree_name(agent.system, agent.me.name))
+        self._trees = trees
         if trees is None:
             log.warning("cgroups.none", reason=reason)
         talk = Talk(agent.loop, agent.system.run_dir, agent.me.name, self.feed, self.state)
@@ -238,6 +244,8 @@ class Shell:
         self._parents = (master, watcher)
 
     def _end(self, _: ev.End) -> None:
+        if self._trees is not None:
+            self._trees.remove()  # only if nothing is left in it
         self._agent.linger_ms = GOODBYE_MS
         self._loop.stop()
 

@@ -13,6 +13,7 @@ this cluster did not start is ever touched.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -238,6 +239,10 @@ class Cluster:
                 process.wait(STOP_TIMEOUT_S)
         for name in self.addresses:
             self.kill_node(name)
+        for tree in Path("/sys/fs/cgroup").glob("**/ha-*-" + hashlib.sha256(str(self.run_dir).encode()).hexdigest()[:6]):
+            for copy in (*tree.iterdir(), tree):
+                if copy.is_dir():
+                    copy.rmdir()  # a node that was killed could not do it
         if not self._keep:
             shutil.rmtree(self.directory, ignore_errors=True)
 
