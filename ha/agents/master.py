@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
     found = parser.parse_args(argv)  # wrong usage: exit code 2
     config = os.path.abspath(found.config)
+    _keep_importable()
     try:
         agent = _begin(config, found.node, found.resume)
     except AlreadyRunning as error:
@@ -76,6 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         agent.close()
     log.line("agent.ended", code=shell.code)
     return shell.code
+
+
+def _keep_importable() -> None:
+    """Let the agents, which start in "/", find this package where we found it, also from a checkout."""
+    root = os.path.abspath(__file__)
+    for _ in range(3):  # ha/agents/master.py
+        root = os.path.dirname(root)
+    path = os.environ.get("PYTHONPATH", "")
+    if os.path.basename(root) != "site-packages" and root not in path.split(os.pathsep):
+        os.environ["PYTHONPATH"] = root + (os.pathsep + path if path else "")
 
 
 def _begin(config: str, name: str, resume: bool) -> common.Running:
