@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,15 @@ NODE_FILE = '[policy]\nusers = ["root"]\n'  # test hosts are often root and nobo
 
 
 class Cluster:
-    """`nodes`: name -> side; `timing`: keys of [timing] over the profile; `more`: TOML put behind the system file."""
+    """`nodes`: name -> side; `timing`: keys of [timing] over the profile; `more`: TOML put behind the system file.
+
+    `own_tenants`: each place has a tenants directory of its own, as on separate machines.
+    """
 
     def __init__(
         self, *, nodes: dict[str, str] | None = None, witnesses: tuple[str, ...] = ("w1",), profile: str = "default",
         timing: dict[str, str] | None = None, more: str = "", node_file: str = NODE_FILE, keep: bool = False,
+        own_tenants: bool = False,
     ) -> None:  # fmt: skip
         self.directory = Path(tempfile.mkdtemp(prefix="ha-c-"))
         self.nodes = nodes or {"a1": "a", "a2": "a", "b1": "b", "b2": "b"}
@@ -59,6 +63,11 @@ class Cluster:
         (self.directory / "node.toml").write_text(node_file)
         (self.directory / "node.toml").chmod(0o600)
         self.config.write_text(self._system(profile, timing or {}) + more)
+        if own_tenants:
+            for name in places:
+                self.tenants_of(name).mkdir()
+                text = self.config.read_text().replace(f'"{self.tenants_dir}"', f'"{self.tenants_of(name)}"')
+                self.directory.joinpath(f"system-{name}.toml").write_text(text)
 
     def __enter__(self) -> Cluster:
         return self
@@ -68,9 +77,18 @@ class Cluster:
 
     # --- files ------------------------------------------------------------------------------------
 
-    def write_tenant(self, name: str, text: str) -> Path:
-        """Drop a tenant file, whole at once, into the directory that all nodes of this machine read."""
-        path = self.tenants_dir / f"{name}.toml"
+    def tenants_of(self, node: str) -> Path:
+        """Return the tenants directory of one place, with `own_tenants`."""
+        return self.directory / f"tenants-{node}.d"
+
+    def config_of(self, name: str) -> Path:
+        """Return the system file that the agents of a place read."""
+        own = self.directory / f"system-{name}.toml"
+        return own if own.exists() else self.config
+
+    def write_tenant(self, name: str, text: str, node: str = "") -> Path:
+        """Drop a tenant file, whole at once, into the directory that all nodes of this machine read, or `node`'s."""
+        path = (self.tenants_of(node) if node else self.tenants_dir) / f"{name}.toml"
         draft = self.directory / f"{name}.draft"
         draft.write_text(text)
         draft.rename(path)
@@ -91,7 +109,7 @@ class Cluster:
         """Start ha-master or ha-witness of these places, of all when none is named; returns at once."""
         for name in names or self.addresses:
             program, option = ("ha-witness", "--name") if name in self.witnesses else ("ha-master", "--node")
-            command = [str(ROOT / "bin" / program), "--config", str(self.config), option, name]
+            command = [str(ROOT / "bin" / program), "--config", str(self.config_of(name)), option, name]
             with open(self.directory / f"{name}.out", "ab") as out:
                 self.processes[name] = subprocess.Popen(
                     command,
@@ -128,9 +146,20 @@ class Cluster:
         found: dict[int, str] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                value = next((word for word in _environment(entry) if word.startswith(prefix)), None)
+                value = next((word for word in _words(entry / "environ") if word.startswith(prefix)), None)
                 if value is not None:
                     found[int(entry.name)] = value.partition(b"=")[2].decode()
+        return found
+
+    def _starting(self, node: str) -> list[int]:
+        """Return agents of a place that have not yet taken their lock and their title: by their command line."""
+        wanted = {os.fspath(self.config).encode(), node.encode()}
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                words = _words(entry / "cmdline")
+                if wanted <= set(words) and b"ha.cli.main" not in words:
+                    found.append(int(entry.name))
         return found
 
     def kill_agent(self, node: str, role: str, number: int = signal.SIGKILL) -> int:
@@ -144,10 +173,15 @@ class Cluster:
     def kill_node(self, node: str, number: int = signal.SIGKILL) -> None:
         """Signal everything of a node: agents (guards first) and processes; again until nothing new is found."""
         done: set[int] = set()
-        while new := [pid for pid in (*self.agents(node).values(), *self.managed(node)) if pid not in done]:
-            for pid in new:
+        quiet = 0  # looks that found nothing new; between fork and exec a process cannot be told from its parent
+        while quiet < 3:
+            found = {*self.agents(node).values(), *self._starting(node), *self.managed(node)}
+            for pid in found - done:
                 _signal(pid, number)
-                done.add(pid)
+            quiet = 0 if found - done else quiet + 1
+            done |= found
+            if quiet:
+                time.sleep(0.005)
         if number == signal.SIGKILL and node in self.processes:
             self.processes[node].wait(STOP_TIMEOUT_S)
 
@@ -239,7 +273,9 @@ class Cluster:
                 process.wait(STOP_TIMEOUT_S)
         for name in self.addresses:
             self.kill_node(name)
-        for tree in Path("/sys/fs/cgroup").glob("**/ha-*-" + hashlib.sha256(str(self.run_dir).encode()).hexdigest()[:6]):
+        for tree in Path("/sys/fs/cgroup").glob(
+            "**/ha-*-" + hashlib.sha256(str(self.run_dir).encode()).hexdigest()[:6]
+        ):
             for copy in (*tree.iterdir(), tree):
                 if copy.is_dir():
                     copy.rmdir()  # a node that was killed could not do it
@@ -271,11 +307,11 @@ def launcher_environment() -> dict[str, str]:
     return {**os.environ, "HA_PYTHON": sys.executable, "PATH": path}
 
 
-def _environment(entry: Path) -> Iterator[bytes]:
+def _words(path: Path) -> list[bytes]:
     try:
-        yield from (entry / "environ").read_bytes().split(b"\0")
+        return path.read_bytes().split(b"\0")
     except OSError:
-        return
+        return []
 
 
 def _start_ticks(pid: int) -> int | None:
