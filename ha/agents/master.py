@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -272,6 +271,8 @@ class _Shell:
             _print(sys.stderr, f"ha: node {name} of {system}: {effect.text}")
 
     def _clean(self) -> None:
+        import shutil  # with four compression modules, and only here
+
         layout = self.agent.layout
         for name in LEFTOVERS:
             try:
