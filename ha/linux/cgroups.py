@@ -40,7 +40,12 @@ class Cgroup:
         self.path = path
 
     def create(self) -> int:
-        """Make it if it is missing and return a descriptor of its directory, for SpawnRequest. Raises OSError."""
+        """Make it anew unless something is in it; return its directory's descriptor, for SpawnRequest. Raises OSError.
+
+        What is cloned into a cgroup that was killed before dies at once on Linux 6.18 (its kill count is compared with
+        that of the parent's cgroup), and one that was left frozen starts frozen: so an empty one is never used again.
+        """
+        self.remove()
         try:
             os.mkdir(self.path, 0o755)
         except FileExistsError:

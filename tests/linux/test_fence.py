@@ -190,3 +190,20 @@ def test_a_main_process_outside_the_cgroup_is_fenced_by_signals(children: Childr
 def test_a_host_without_cgroup_v2_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ha.linux.cgroups.MOUNTS", ("/nowhere",))
     assert CgroupTree.find("ha-x-y") == (None, "no cgroup v2 is mounted")
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_starts_in_a_cgroup_that_was_killed_lives(cgroups: CgroupTree, children: Children, frozen: bool) -> None:
+    cgroup = cgroups.cgroup(COPY)
+    for _ in range(3):
+        fd = cgroup.create()
+        child = children.start("/bin/sleep", "100", cgroup=fd)
+        os.close(fd)
+        assert cgroup.pids() == (child.pid,)
+        poll = select.poll()
+        poll.register(child.pidfd, select.POLLIN)
+        assert not poll.poll(50), "it was ended by the kill of its predecessor"
+        if frozen:
+            assert cgroup.freeze(2_000) is Outcome.DONE
+        assert cgroup.kill(2_000) is Outcome.DONE
+        assert poll.poll(2_000)
