@@ -65,12 +65,16 @@ class Result:
 
 @dataclass(slots=True)
 class Held:
-    """A lease this Server holds. `lapsed`: not renewed any more until a probe lets it (rule 5)."""
+    """A lease this Server holds. `lapsed`: not renewed any more until a probe lets it (rule 5).
+
+    `resumed`: send time of the probe that let it; renewals have `freeze_after` from there to be acknowledged.
+    """
 
     epoch: int
     acked: dict[str, int] = field(default_factory=dict)  # voter -> send time of the last request it said yes to
     refused: set[str] = field(default_factory=set)
     lapsed: bool = False
+    resumed: int = 0
 
 
 @dataclass(slots=True)
@@ -132,9 +136,10 @@ def valid(book: Book, name: str, now: int) -> bool:
 
 def renew(book: Book, now: int) -> list[Effect]:
     """Renew everything held in one message a voter; leases that lapsed leave the list until probed."""
+    patience = book.system.timing.freeze_after_ms * MS
     for name, held in book.held.items():
-        if not held.lapsed and not valid(book, name, now):
-            held.lapsed = True
+        if not held.lapsed and not valid(book, name, now) and not (held.resumed and now < held.resumed + patience):
+            held.lapsed, held.resumed = True, 0
             held.acked.clear()
     _relist(book)
     if not book.refs:
@@ -301,7 +306,7 @@ def _agreed(book: Book, name: str, attempt: Attempt) -> Result:
         if _newer(verdicts, held.epoch) >= book.system.majority:
             del book.held[name]
             return _result(Outcome.LOST, name, verdicts, "newer epoch")
-        held.lapsed = False
+        held.lapsed, held.resumed = False, attempt.sent
         held.acked.clear()
         held.refused.clear()
         _relist(book)

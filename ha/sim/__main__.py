@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from ha.sim.run import Report, run
+from ha.sim.run import Report, harsh, run, usual
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,17 +16,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds (default 20)")
     parser.add_argument("--minutes", type=float, default=0.5, help="virtual minutes of faults a seed (default 0.5)")
     parser.add_argument("--story", action="store_true", help="print the faults of each seed")
+    parser.add_argument("--harsh", action="store_true", help="draw the system, tenants, habits and commands as well")
     wanted = parser.parse_args(argv)
+    draw = harsh if wanted.harsh else usual
     started = time.monotonic()
     events, failed = 0, []
     for seed in range(wanted.seed, wanted.seed + wanted.seeds):
-        report = run(seed, wanted.minutes)
+        report = run(seed, wanted.minutes, draw(seed))
         events += report.events
         if wanted.story or report.failure:
             _tell(report)
         if report.failure:
             failed.append(seed)
-            sys.stdout.write(f"again: python -m ha.sim --seed {seed} --seeds 1 --minutes {wanted.minutes} --story\n")
+            flags = " --harsh" if wanted.harsh else ""
+            sys.stdout.write(f"again: python -m ha.sim --seed {seed} --seeds 1 --minutes {wanted.minutes}{flags} --story\n")
     took = time.monotonic() - started
     sys.stdout.write(
         f"{wanted.seeds} seeds, {events} events in {took:.1f} s ({events / took:.0f}/s), "

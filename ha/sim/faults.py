@@ -31,7 +31,7 @@ def mend(world: World) -> None:
     for host in world.hosts.values():
         if host.alive and host.paused:
             host.pause(False)
-        elif not host.alive:
+        elif not host.alive and host.node not in world.down:
             world.kernel.after(50 * MS, lambda host=host: None if host.alive else host.start())  # type: ignore[misc]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
-from ha.model.names import process_of
-from ha.model.status import Role, RunStatus
-from ha.sim import faults
-from ha.sim.programs import Violation
-from ha.sim.tenants import tenants_of
+from ha.model.plan import Tenant
+from ha.model.timing import PROFILES
+from ha.sim import faults, operator
+from ha.sim.invariants import Truth, leases_astray, unserved
+from ha.sim.programs import GOOD, Habit, Violation
+from ha.sim.tenants import draw_tenants, tenants_of
 from ha.sim.world import Shape, World
 
 SETTLE_S = 20.0  # virtual seconds in which a mended system must have converged
@@ -26,23 +28,64 @@ class Report:
     failure: str = ""
 
 
-def run(seed: int, minutes: float = 0.5, shape: Shape | None = None) -> Report:
-    """Play one seed: boot, faults for `minutes`, mend, converge."""
-    world = World(seed, shape or Shape(), tenants_of())
+@dataclass(slots=True, frozen=True)
+class Options:
+    """What is drawn from the seed before a run. `commands`, `faults`: how likely each turn brings one."""
+
+    shape: Shape
+    tenants: tuple[Tenant, ...]
+    habits: dict[str, Habit]
+    faults: bool = True
+    commands: bool = False
+
+
+def usual(seed: int) -> Options:
+    """Return the small call centre on two nodes a side, under faults."""
+    return Options(Shape(), tenants_of(), {})
+
+
+def harsh(seed: int) -> Options:
+    """Return a system, tenants, habits, faults and commands drawn from the seed."""
+    rng = random.Random(seed)
+    per_side = rng.choice([1, 2, 2, 3])
+    shape = Shape(per_side, rng.randint(1, min(2, per_side)), PROFILES[rng.choice(["default", "default", "fast"])], True)
+    tenants, habits = draw_tenants(rng, ("one", "last"))
+    kind = rng.choice(["faults", "commands", "both", "both"])
+    return Options(shape, tenants, habits if rng.random() < 0.7 else {}, kind != "commands", kind != "faults")
+
+
+def run(seed: int, minutes: float = 0.5, options: Options | None = None) -> Report:
+    """Play one seed: boot, faults and commands for `minutes`, mend, converge."""
+    chosen = options or usual(seed)
+    world = World(seed, chosen.shape, chosen.tenants)
+    world.programs.habits = dict(chosen.habits)
     thrown: list[str] = []
     failure = ""
     try:
+        truth = Truth(world)
         world.run(8.0)
         until = world.kernel.now + int(minutes * 60e9)
         while world.kernel.now < until:
             world.run(world.kernel.between(50, 3000) / 1000)
-            thrown.append(f"{world.kernel.now / 1e6:.1f} {faults.throw(world)}")
+            command = chosen.commands and (not chosen.faults or world.kernel.rng.random() < 0.5)
+            what = operator.act(world, truth) if command else faults.throw(world)
+            thrown.append(f"{world.kernel.now / 1e6:.1f} {what}")
         world.run(8.0)
-        faults.mend(world)
+        _mend(world, truth)
         failure = _converges(world)
     except Violation as violation:
         failure = str(violation)
     return Report(seed, world.kernel.events, world.kernel.now / 1e9, world.programs.activations, tuple(thrown), failure)
+
+
+def _mend(world: World, truth: Truth) -> None:
+    """Heal everything; what failed meanwhile is reset, as an operator would."""
+    world.programs.habits = {name: Habit(connects=habit.connects) for name, habit in world.programs.habits.items()}
+    faults.mend(world)
+    world.run(3.0)
+    operator.relent(world, truth)
+    world.run(3.0)
+    operator.reset_all(world)
 
 
 def _converges(world: World) -> str:
@@ -51,29 +94,13 @@ def _converges(world: World) -> str:
     why = ""
     while world.kernel.now < deadline:
         world.run(0.25)
-        why = unserved(world)
+        why = unserved(world) or leases_astray(world)
         if not why:
             world.run(2.0)
-            why = unserved(world)
+            why = unserved(world) or leases_astray(world)
             if not why:
                 return ""
     return f"not converged {SETTLE_S:.0f} s after everything was mended: {why}"
 
 
-def unserved(world: World) -> str:
-    """Return which process has not what its run status promises, by the ground truth; empty when all have."""
-    running = [p for p in world.programs.running() if p.ready and not p.frozen]
-    for tenant in tenants_of():
-        for process in tenant.processes:
-            name = f"{tenant.name}/{process.name}"
-            copies = [p for p in running if process_of(p.copy) == name]
-            active = [p for p in copies if p.role is Role.ACTIVE]
-            sides = {world.system.nodes[p.node].side for p in copies}
-            if process.run_status is RunStatus.LOAD_SHARING:
-                if len(sides) != 2:
-                    return f"{name} runs on sides {sorted(sides)}"
-            elif len(active) != 1:
-                return f"{name} has {len(active)} active copies"
-            elif process.run_status.standby_runs and len(copies) != 2:
-                return f"{name} has {len(copies)} copies"
-    return ""
+__all__ = ["GOOD", "Options", "Report", "harsh", "run", "unserved", "usual"]

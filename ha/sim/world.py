@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +63,13 @@ class World:
         self.net = Net(self.kernel)
         self.programs = Programs(self.kernel, self._tell_spawner, self._tell_monitor)
         self.client = Client(self)
+        self.noted: Callable[[Host, Note], None] = lambda host, note: None
         everywhere = {tenant.name: encode_plan((tenant,)) for tenant in tenants}
         self.files = {name: dict(everywhere) for name in self.system.servers()}
         self.down: set[str] = set()  # nodes whose ha-master was ended by the operator
+        self.stopped: set[str] = set()  # tenants and processes that the operator stopped
+        self.drained: set[str] = set()
+        self.removed: dict[str, bytes] = {}  # files that the operator took away
         self.clocks = {name: self._clock() for name in [*self.system.nodes, *self.system.witnesses]}
         self.hosts: dict[tuple[Agent, str], Host] = {}
         self.plans: dict[str, tuple[str, bytes]] = {}
@@ -84,6 +89,15 @@ class World:
     def host(self, role: Agent, node: str) -> Host:
         """Return one agent."""
         return self.hosts[(role, node)]
+
+    def wanted_tenants(self) -> tuple[Tenant, ...]:
+        """Return what the files say, by name."""
+        files = next(iter(self.files.values()))
+        return tuple(tenant for name in sorted(files) for tenant in decode_plan(files[name]))
+
+    def content(self, name: str) -> bytes:
+        """Return a tenant's file."""
+        return next(iter(self.files.values()))[name]
 
     def read_directory(self, node: str) -> None:
         """The Server of a node sees its tenants directory."""
@@ -234,10 +248,10 @@ class World:
                     if not (isinstance(body, PeerBeat) and name == host.node):
                         self._send(host, Agent.SERVER, name, body, 0, start)
             case Note():
-                pass
+                self.noted(host, effect)
             case Check(purpose=purpose, files=files):
                 tenants = tuple(tenant for data in files.values() for tenant in decode_plan(data))
-                host.feed(Checked(purpose, tenants, ()))
+                host.feed(Checked(purpose, tenants, names={tenant.name: tenant.name for tenant in tenants}))
             case Exit():
                 self.kernel.at(self.kernel.now, host.kill)
             case ReadPlan(digest=digest):
