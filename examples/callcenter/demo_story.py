@@ -17,6 +17,7 @@ from examples.callcenter.demo_system import NODES, System
 
 Json = dict[str, Any]
 POLL_S = 0.05
+SAY_EVERY_S = 2.0  # how often a wait says what it sees
 
 
 class Failed(Exception):
@@ -50,14 +51,16 @@ class Story:
                 self.say(f"        {otherwise}")
 
     def wait(self, what: str, found: Callable[[], Any], seen: Callable[[], str], timeout: float = 30.0) -> Any:
-        """Return the first true `found()`; `seen()` is printed whenever it changes. Raises Failed."""
-        deadline, last = time.monotonic() + timeout, ""
+        """Return the first true `found()`; now and then `seen()` is printed, if it changed. Raises Failed."""
+        began, last = time.monotonic(), ""
+        say_at = began + SAY_EVERY_S
         while not (result := found()):
-            if (now := seen()) != last:
-                self.say(f"    waiting for {what}: {now}")
-                last = now
-            if time.monotonic() > deadline:
-                raise Failed(f"{what}: not within {timeout:.0f} s; last seen: {last}")
+            now = time.monotonic()
+            if now > began + timeout:
+                raise Failed(f"{what}: not within {timeout:.0f} s; last seen: {seen()}")
+            if now > say_at and (text := seen()) != last:
+                self.say(f"    waiting for {what}: {text}")
+                last, say_at = text, now + SAY_EVERY_S
             time.sleep(POLL_S)
         return result
 

@@ -202,16 +202,12 @@ class System:
     def _environment(self, place: str) -> dict[str, str]:
         keep = {key: value for key, value in os.environ.items() if not key.startswith(("HA_", "NOTIFY_"))}
         keep["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), keep.get("PYTHONPATH", ""))))
-        return keep | {"HA_DEMO": f"{self.token}:{place}"}
+        return keep | {"HA_DEMO": f"{self.token}:{place}", "HA_PYTHON": sys.executable}
 
 
 def _command(program: str) -> list[str]:
-    """Return how to run a console script: the venv's, or its module where the checkout is not installed."""
-    script = Path(sys.executable).with_name(program)
-    if script.exists():
-        return [str(script)]
-    module = {"ha-master": "ha.agents.master", "ha-witness": "ha.agents.witness", "hactl": "ha.cli.main"}[program]
-    return [sys.executable, "-m", module]
+    """Return how to run one of the checkout's launchers; `_environment` says with which interpreter."""
+    return [str(ROOT / "bin" / program)]
 
 
 def _free_net() -> str:
