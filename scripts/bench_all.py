@@ -46,7 +46,7 @@ def many(quick: bool, ours: bool) -> Iterator[Figure]:
 
 def killed(quick: bool, ours: bool) -> Iterator[Figure]:
     """Kill -9 of the supervisor, started again."""
-    for peer in contestants(ours, S6(), Runit(), Circus(), Supervisord()):
+    for peer in contestants(ours, *([Ours(all_agents=True)] if ours else []), S6(), Runit(), Circus(), Supervisord()):
         yield from attempt("supervisor killed: duplicates", peer, partial(supervision.killed_supervisor, peer))
 
 

@@ -102,6 +102,19 @@ def is_sleep(pid: int) -> bool:
         return False
 
 
+def is_frozen(pid: int) -> bool:
+    """Return whether the process is stopped, or in a frozen cgroup v2."""
+    try:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt":
+            return True
+        group = next(line for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::"))
+        roots = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+        events = (Path(root + group.removeprefix("0::")) / "cgroup.events" for root in roots)
+        return any("frozen 1" in path.read_text() for path in events if path.exists())
+    except (OSError, StopIteration):
+        return False
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal by pidfd; one that is gone is left alone."""
     try:

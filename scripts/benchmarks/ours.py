@@ -19,7 +19,7 @@ from benchmarks.report import OURS
 
 TENANT = '[tenant]\nname = "bench"\nhome = "a"\n'
 # A bench kills each program again and again on purpose: nothing may escalate, and the first restart is immediate.
-RESTART = 'restart = { policy = "always", intensity = 100000, period = "60s", stable = "1s" }'
+RESTART = 'restart = { policy = "always", intensity = 10000, period = "60s", stable = "1s" }'
 
 
 class Ours(Peer):
@@ -27,8 +27,11 @@ class Ours(Peer):
 
     name = OURS
 
-    def __init__(self) -> None:
+    def __init__(self, all_agents: bool = False) -> None:
         super().__init__()
+        self._all_agents = all_agents
+        if all_agents:
+            self.name = f"{OURS}, all agents at once"
         self.cluster: Cluster | None = None
         self._text = ""
 
@@ -47,12 +50,12 @@ class Ours(Peer):
         self._text = TENANT + "".join(tables)
 
     def start(self) -> None:
-        """Drop the tenant file; after `kill`, start ha-master again."""
+        """Drop the tenant file; after all agents were killed, start ha-master again."""
         assert self.cluster is not None
-        if (self.cluster.tenants_dir / "bench.toml").exists():
-            self.cluster.start("a1")
-        else:
+        if not (self.cluster.tenants_dir / "bench.toml").exists():
             self.cluster.write_tenant("bench", self._text)
+        elif self._all_agents:
+            self.cluster.start("a1")
 
     def pids(self) -> list[int]:
         """Return the agents of a1."""
@@ -60,12 +63,14 @@ class Ours(Peer):
         return list(self.cluster.agents("a1").values())
 
     def kill(self) -> None:
-        """Kill -9 all agents of the node; they start each other again, so until none is left."""
+        """Kill -9 the Spawner, the parent of what runs; or, with `all_agents`, every agent of the node."""
         assert self.cluster is not None
-        while pids := self.pids():
-            for pid in pids:
+        if self._all_agents:
+            for pid in self.pids():
                 kill(pid)
-        self.cluster.processes["a1"].wait(10)
+            self.cluster.processes["a1"].wait(10)
+        else:
+            self.cluster.kill_agent("a1", "spawner")
 
     def stop_program(self, name: str) -> None:
         assert self.cluster is not None

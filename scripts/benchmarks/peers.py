@@ -141,8 +141,8 @@ class Circus(Peer):
     def prepare(self, directory: Path, scripts: dict[str, Path]) -> None:
         self.directory = directory
         text = (
-            f"[circus]\ncheck_delay = {self._delay}\nendpoint = ipc://{directory}/e\npubsub_endpoint = ipc://{directory}/p\n"
-            f"stats_endpoint = ipc://{directory}/s\nstatsd = false\n"
+            f"[circus]\ncheck_delay = {self._delay}\nendpoint = ipc://{directory}/e\n"
+            f"pubsub_endpoint = ipc://{directory}/p\nstatsd = false\n"
         )
         for name, path in scripts.items():
             text += f"[watcher:{name}]\ncmd = /bin/sh {path}\nnumprocesses = 1\nstop_children = true\n"
