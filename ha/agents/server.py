@@ -113,7 +113,7 @@ def _checked(system: System, check: Check) -> Checked:
     from ha.config.check import check_files
 
     result = check_files(check.files, system)
-    return Checked(check.purpose, result.tenants, result.findings)
+    return Checked(check.purpose, result.tenants, result.findings, result.names, result.failed)
 
 
 def _belongs(system: System, name: str) -> str:

@@ -149,7 +149,7 @@ class Bed:
                     self.journal[key] = value
             case server.Check(purpose=purpose, files=files):
                 tenants = tuple(tenant for data in files.values() for tenant in decode_plan(data))
-                return [server.Checked(purpose, tenants, ())]
+                return [server.Checked(purpose, tenants, names={tenant.name: tenant.name for tenant in tenants})]
             case Note():
                 self.notes.append(effect)
             case Publish():

@@ -18,11 +18,19 @@ from ha.core.server.state import Check, Checked, Run, State
 from ha.model.errors import Finding
 from ha.model.messages import CatalogEntry, PeerShare
 from ha.model.names import Agent
-from ha.model.plan import Process, Tenant, digest_of, encode_plan
+from ha.model.plan import Process, Tenant, decode_plan, digest_of, encode_plan
 
 
 def restore(state: State, restored: dict[str, object]) -> None:
-    """Take the catalogue from the journal; the plan is compiled from it at once, the directory read later."""
+    """Take plan and catalogue from the journal; both are compiled anew in the first step, the directory read later."""
+    plan = restored.get("plan")
+    if isinstance(plan, bytes):
+        state.plan, state.plan_digest = plan, digest_of(plan)
+        state.tenants = {tenant.name: tenant for tenant in decode_plan(plan)}
+        state.graph = graph_of(state.tenants)
+        for name in state.tenants:
+            state.runs.setdefault(name, Run())
+            state.touch(name)
     for key, value in restored.items():
         if key.startswith("cat/"):
             entry = msgspec.convert(value, CatalogEntry)
@@ -48,7 +56,9 @@ def on_directory(state: State, files: dict[str, bytes] | None, now: int) -> None
 def on_checked(state: State, checked: Checked, now: int) -> None:
     """Files were compiled."""
     if checked.purpose == "directory":
-        _take_directory(state, checked.findings, confirmed=False)
+        _note_findings(state, checked.findings)
+        state.findings, state.failed_files = checked.findings, checked.failed
+        _take_directory(state, confirmed=False)
     else:
         _take_catalog(state, checked, now)
 
@@ -59,6 +69,8 @@ def merge(state: State, entries: tuple[CatalogEntry, ...], now: int) -> None:
     if changed:
         _keep(state, changed)
         state.out.append(Check("catalog", catalog.alive(state.catalog)))
+        if state.pending_removal:
+            _take_directory(state, confirmed=False)
 
 
 def pending(state: State) -> list[dict[str, object]]:
@@ -71,7 +83,7 @@ def pending(state: State) -> list[dict[str, object]]:
         for name, why in sorted(state.catalog.refused.items())
     ]
     if state.pending_removal:
-        held = catalog.look(_copy(state.catalog), state.node, state.directory, frozenset(_broken(state.findings)))
+        held = catalog.look(_copy(state.catalog), state.node, state.directory, frozenset(state.failed_files))
         for name in held.waiting:
             tenant = state.tenants.get(name)
             stops = [f"{name}/{process.name}" for process in tenant.processes] if tenant else []
@@ -85,18 +97,19 @@ def apply(state: State, confirm: bool, now: int) -> str:
         return "the tenants directory has not been read yet"
     if state.pending_removal and not confirm:
         return f"{state.pending_removal}; hactl apply --confirm removes them"
-    _take_directory(state, state.findings, confirmed=confirm)
+    _take_directory(state, confirmed=confirm)
     return ""
 
 
-def _take_directory(state: State, findings: tuple[Finding, ...], *, confirmed: bool) -> None:
-    if findings != state.findings:
-        for finding in findings:
-            if finding not in state.findings:
-                state.note("plan-refused", finding.file, reason=str(finding))
-    state.findings = findings
+def _note_findings(state: State, findings: tuple[Finding, ...]) -> None:
+    for finding in findings:
+        if finding not in state.findings:
+            state.note("plan-refused", finding.file, reason=str(finding))
+
+
+def _take_directory(state: State, *, confirmed: bool) -> None:
     before = dict(state.catalog.own)
-    broken = frozenset(_broken(findings))
+    broken = frozenset(state.failed_files)
     seen = catalog.look(state.catalog, state.node, state.directory, broken, confirmed=confirmed)
     if seen.why and seen.why != state.pending_removal:
         state.note("removal-waits", "tenants", reason=seen.why)
@@ -114,21 +127,17 @@ def _take_directory(state: State, findings: tuple[Finding, ...], *, confirmed: b
 
 
 def _take_catalog(state: State, checked: Checked, now: int) -> None:
-    broken = _broken(checked.findings)
-    if broken and state.plan:
-        for finding in checked.findings:
-            state.note("plan-refused", finding.file, reason=str(finding))
+    if checked.failed and state.plan:
+        _note_findings(state, checked.findings)
         state.findings = tuple(dict.fromkeys((*state.findings, *checked.findings)))
         return
-    names = [name for name in sorted(catalog.alive(state.catalog)) if name not in broken]
     entries = state.catalog.entries
-    highest = max((entry.serial for entry in entries.values()), default=0)
-    serials = [entries[name].serial for name in names] if len(names) == len(checked.tenants) else []
-    tenants = tuple(
-        msgspec.structs.replace(tenant, serial=serials[index] if serials else highest)
-        for index, tenant in enumerate(checked.tenants)
+    serials = {tenant: entries[file].serial for file, tenant in checked.names.items() if file in entries}
+    take_plan(
+        state,
+        tuple(msgspec.structs.replace(tenant, serial=serials.get(tenant.name, 0)) for tenant in checked.tenants),
+        now,
     )
-    take_plan(state, tenants, now)
 
 
 def take_plan(state: State, tenants: tuple[Tenant, ...], now: int) -> None:
@@ -139,6 +148,7 @@ def take_plan(state: State, tenants: tuple[Tenant, ...], now: int) -> None:
         return
     before, state.tenants = state.tenants, {tenant.name: tenant for tenant in tenants}
     state.plan, state.plan_digest = data, digest
+    state.out.append(Persist("plan", data))
     old_graph, state.graph = state.graph, graph_of(state.tenants)
     for name in sorted({*before, *state.tenants}):
         run = state.runs.setdefault(name, Run())
@@ -183,11 +193,6 @@ def _difference(old: Tenant, new: Tenant, before: Process, after: Process) -> st
 def _keep(state: State, changed: tuple[CatalogEntry, ...]) -> None:
     for entry in changed:
         state.out.append(Persist(f"cat/{entry.name}", entry, sync=entry is changed[-1]))
-
-
-def _broken(findings: tuple[Finding, ...]) -> set[str]:
-    """Return the names of the files that have findings."""
-    return {finding.file.rpartition("/")[2].removesuffix(".toml") for finding in findings}
 
 
 def _copy(state: catalog.State) -> catalog.State:

@@ -25,11 +25,16 @@ class Directory(Event, frozen=True):
 
 
 class Checked(Event, frozen=True):
-    """Outcome of `Check`: what these files compile to. Files with findings are not among `tenants`."""
+    """Outcome of `Check`: what these files compile to.
+
+    `names`: file -> tenant of those that passed; `failed`: the files that did not, they are not among `tenants`.
+    """
 
     purpose: str
     tenants: tuple[Tenant, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = ()
+    names: dict[str, str] = {}
+    failed: tuple[str, ...] = ()
 
 
 class Stopping(Event, frozen=True):
@@ -157,6 +162,7 @@ class State:
     graph: Graph = field(default_factory=Graph)
     catalog: catalogs.State = field(default_factory=catalogs.State)
     findings: tuple[Finding, ...] = ()
+    failed_files: tuple[str, ...] = ()  # of this node's directory
     registers: dict[str, Register] = field(default_factory=dict)
     registers_digest: str = ""
     table: StateTable = field(default_factory=StateTable)
