@@ -9,6 +9,7 @@ from tests.core.spawner_bed import ACME, NODE, Bed
 from ha.core.machine import Persist, Send, Tick
 from ha.core.policy import refusal
 from ha.core.spawning import events as ev
+from ha.core.spawning import household
 from ha.model import limits
 from ha.model import messages as m
 from ha.model.names import Agent
@@ -587,14 +588,35 @@ def test_agents_are_started_once_and_again_after_a_floor() -> None:
     assert sorted(answer.pids) == ["monitor", "server"]
     assert len(bed.all(ev.SpawnAgent)) == 2
     bed.feed(ev.AgentExited("server", answer.pids["server"]))
+    ask(bed, "monitor", "server")
+    assert len(bed.all(ev.SpawnAgent)) == 2
     bed.run(limits.AGENT_RESTART_FLOOR_MS + 1)
     assert len(bed.all(ev.SpawnAgent)) == 3
 
 
-def test_agent_no_longer_wanted_is_told_to_end_once() -> None:
+def test_agent_that_died_soon_waits_for_the_masters_word_one_that_ran_long_does_not() -> None:
     bed = Bed()
     ask(bed, "monitor", "server")
+    pids = ask(bed, "monitor", "server").pids
+    bed.feed(ev.AgentExited("server", pids["server"]))
+    bed.run(household.EARLY_MS)
+    assert len(bed.all(ev.SpawnAgent)) == 2
+    bed.feed(ev.AgentExited("monitor", pids["monitor"]))
+    assert [effect.role for effect in bed.all(ev.SpawnAgent)[2:]] == ["monitor"]
+
+
+def test_agent_that_a_new_spawner_finds_is_left_alone() -> None:
+    bed = Bed()
+    bed.feed(ev.AgentSpawned("server", 77))
     ask(bed, "monitor")
+    bed.run(300)
+    assert not bed.all(ev.SignalAgent)
+
+
+def test_agent_no_longer_wanted_by_a_leaving_node_is_told_to_end_once() -> None:
+    bed = Bed()
+    ask(bed, "monitor", "server", leave="stop")
+    ask(bed, "monitor", leave="stop")
     bed.run(300)
     assert [(effect.role, effect.signal) for effect in bed.all(ev.SignalAgent)] == [("server", "SIGTERM")]
 

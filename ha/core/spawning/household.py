@@ -3,6 +3,10 @@
 `leave="stop"`: the Server is asked to move everything away (Pull.leaving) and orders the copies down. If no seated
 Server answers for LEAVE_SILENCE, or copies are left after the largest grace + LEAVE_EXTRA, all are stopped here, what
 depends on others first. `leave="detach"`: the agents end, copies stay.
+
+Two laws about agents that the Master does not name. While the node stays, they are not started, but one that runs is
+never ended: a Spawner that was just started has not been told anything yet, and a Master names nobody whose start it
+delays. And an agent that died soon after its start is started again only when the Master says so once more.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ STARTED_HERE = (Agent.MONITOR, Agent.SERVER, Agent.WITNESS)
 WATCHER = Agent.WATCHER.value
 LEAVE_SILENCE_MS = 1_000
 LEAVE_EXTRA_MS = 5_000
+EARLY_MS = 10_000  # a death sooner than this after the start is left to the Master, which delays (`ha.core.care`)
 STARTING = -1
 
 
 def take_agents(state: SpawnerState, event: Received, body: Agents, now: int) -> None:
-    """Make these agents run, and no others; begin or end leaving."""
+    """Make these agents run; begin or end leaving."""
     house = state.house
     house.wanted = tuple(role.value for role in STARTED_HERE if role in body.wanted)
     end = body.end
@@ -57,14 +62,20 @@ def tick(state: SpawnerState, now: int) -> None:
     house = state.house
     for role in house.wanted:
         _start(state, role, now)
-    for role, pid in house.pids.items():
-        if pid > 0 and role not in house.wanted and role != WATCHER and house.ended.get(role) != pid:
-            house.ended[role] = pid
-            state.out.append(SignalAgent(role, pid, "SIGTERM"))
+    if state.leaving:
+        _end_others(state)
     if house.master == 0 and house.watcher == 0 and not state.leaving:
         _start(state, WATCHER, now)
     if state.leaving == "stop":
         _leave_tick(state, now)
+
+
+def _end_others(state: SpawnerState) -> None:
+    house = state.house
+    for role, pid in house.pids.items():
+        if pid > 0 and role not in house.wanted and role != WATCHER and house.ended.get(role) != pid:
+            house.ended[role] = pid
+            state.out.append(SignalAgent(role, pid, "SIGTERM"))
 
 
 def _start(state: SpawnerState, role: str, now: int) -> None:
@@ -94,6 +105,8 @@ def exited(state: SpawnerState, role: str, pid: int, reason: str) -> None:
     if house.pids.get(role) != pid:
         return
     house.pids[role] = 0
+    if state.now - house.started.get(role, 0) < EARLY_MS * MS:
+        house.wanted = tuple(other for other in house.wanted if other != role)
     state.note("agent-exit", role, reason=reason)
 
 
