@@ -4,8 +4,9 @@
     answer    {"id", "final": bool, "exit": int, "error": str | null, "result": ...}      one or more lines
 
 A request goes to the Server that answered last, then to the others of this side, then to those of the other side,
-with the same id, so that one that reaches two Servers is done once. What no Server answers within `ttl_ms` has failed
-with 3 (it only looked) or is unknown, 124 (it was sent and may have been done; `hactl request ID` asks later).
+with the same id, so that one that reaches a Server twice is done once; what a second Server would undo goes to one only
+(`_only_once`). What no Server answers within `ttl_ms` has failed with 3 (it only looked) or is unknown, 124 (it was sent
+and may have been done; `hactl request ID` asks later).
 """
 
 from __future__ import annotations
@@ -138,8 +139,8 @@ class Gateway:
         if now >= asked.ends:
             self._give_up(asked)
             return
-        if asked.begun:
-            self._again(asked, asked.ends)  # it was accepted: only its end is waited for
+        if asked.begun or (asked.sent and _only_once(asked.request)):
+            self._again(asked, asked.ends)  # it was accepted, or may have been: only its end is waited for
             return
         if asked.asked and asked.request.verb in VIEW and self._fallback(asked):
             self._asked.pop(asked.request.id, None)
@@ -182,6 +183,11 @@ class Gateway:
                 if asked.timer is not None:
                     asked.timer.cancel()
                 del self._asked[key]
+
+
+def _only_once(request: Request) -> bool:
+    """Whether it would be undone by a Server that gets it later: "to the other side" is the side it came from then."""
+    return request.verb == "switchover" and not request.args.get("to")
 
 
 def _refusal(request: Request, operator: bool) -> dict[str, object] | None:

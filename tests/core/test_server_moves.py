@@ -67,7 +67,7 @@ def ask(bed: Bed, verb: str, *, operator: bool = True, id_: str = "r1", **args: 
     body = msgspec.json.encode({"verb": verb, "args": args, "ttl_ms": 2000})
     before = len(bed.sent)
     bed.hear(Agent.MONITOR, "a1", Ask(id_, body, operator))
-    answers = [send.body for send in bed.sent[before:] if isinstance(send.body, Told)]
+    answers = [send.body for send in bed.sent[before:] if isinstance(send.body, Told) and send.body.final]
     return msgspec.json.decode(answers[0].body) if answers else None
 
 
@@ -204,7 +204,7 @@ def test_a_request_that_does_not_come_true_in_time_is_unknown_and_can_be_asked_f
     before = len(bed.sent)
     ask(bed, "switchover", tenant="acme", id_="s2")
     keep_alive(bed, 2_400)
-    told = [send.body for send in bed.sent[before:] if isinstance(send.body, Told)]
+    told = [send.body for send in bed.sent[before:] if isinstance(send.body, Told) and send.body.final]
     assert msgspec.json.decode(told[0].body)["exit"] == 124
     later = ask(bed, "request", operator=False, id="s2", id_="q")
     assert later is not None

@@ -6,6 +6,7 @@ name, 4 not permitted, 5 refused in this state (with the reason), 124 timed out 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,8 @@ def on_ask(state: State, event: Received, ask: Ask, now: int) -> None:
     if known is not None and "exit" in known:
         _tell(state, who, ask.id, known)
         return
+    if known is not None and _ask_along(state, who, ask.id):
+        return
     try:
         request = msgspec.json.decode(ask.body, type=Request)
     except (msgspec.DecodeError, ValueError) as error:
@@ -64,11 +67,27 @@ def on_ask(state: State, event: Received, ask: Ask, now: int) -> None:
         until = now + request.ttl_ms * MS
         state.waits.append(Wait(ask.id, event.role, event.node, event.request, kind, target, until, detail))
         _keep(state, ask.id, {"id": ask.id, "verb": request.verb, "state": "accepted"})
+        if kind != "never":
+            _tell(state, who, ask.id, {}, final=False)
         return
     answer = {"exit": reply.exit, "error": reply.error, "result": reply.result}
     if request.verb in VERBS and request.verb not in VIEW_VERBS:
         _keep(state, ask.id, {"id": ask.id, "verb": request.verb, "state": _word(reply.exit), **answer})
     _tell(state, who, ask.id, answer)
+
+
+def _ask_along(state: State, who: tuple[str, str, int], id_: str) -> bool:
+    """A request that is being done came again, on another way perhaps: it is not done twice, its end is told to both.
+
+    Return False if it is not being done any more.
+    """
+    waiting = [wait for wait in state.waits if wait.id == id_]
+    if not waiting:
+        return False
+    if all((wait.role, wait.node, wait.request) != who for wait in waiting):
+        state.waits.append(dataclasses.replace(waiting[0], role=who[0], node=who[1], request=who[2]))
+    _tell(state, who, id_, {}, final=False)
+    return True
 
 
 def on_told(state: State, told: Told, now: int) -> None:
