@@ -14,7 +14,9 @@ sim: venv
 bench: venv .venv/.bench
 	@scripts/bench
 
+# Agents start from compiled modules even where the environment forbids Python to write them.
 venv: .venv/.dev
+	@.venv/bin/python -m compileall -q ha
 .venv/.dev: pyproject.toml
 	@scripts/venv $(PYTHON) dev
 .venv/.bench: .venv/.dev
