@@ -62,6 +62,7 @@ def serve(agent: common.Running) -> None:
     shell.begin()
     common.settle_memory()
     loop.run()
+    shell.remove_tree()
 
 
 def tree_name(system: System, node: str) -> str:
@@ -228,6 +229,11 @@ class Shell:
         if pid == effect.pid:
             ids.send(pidfd, signal.Signals[effect.signal])
 
+    def remove_tree(self) -> None:
+        """Give the node's cgroups back, if no copy runs: an agent that only ends leaves them to the next one."""
+        if self._trees is not None and not self.processes.running:
+            self._trees.remove()
+
     def _look_at_parents(self) -> None:
         """Say when Master or Watcher come or go; a node that is being ended needs neither."""
         if self._agent.table.mode() != Mode.RUN.value:
@@ -244,8 +250,6 @@ class Shell:
         self._parents = (master, watcher)
 
     def _end(self, _: ev.End) -> None:
-        if self._trees is not None:
-            self._trees.remove()  # only if nothing is left in it
         self._agent.linger_ms = GOODBYE_MS
         self._loop.stop()
 
