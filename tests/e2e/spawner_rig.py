@@ -58,7 +58,7 @@ class Rig:
     """One Spawner, and all it says. `number`: the last part of its address, another for each test run at once."""
 
     def __init__(self, number: int = 11) -> None:
-        self.tmp = Path(tempfile.mkdtemp(prefix="ha-rig-"))
+        self.tmp = Path(tempfile.mkdtemp(prefix="ha-rig-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
         (self.tmp / "tenants.d").mkdir()
         (self.tmp / "node.toml").write_text('[policy]\nusers = ["root", "nobody"]\n' if os.geteuid() == 0 else "")
         (self.tmp / "node.toml").chmod(0o600)

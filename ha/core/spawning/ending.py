@@ -34,9 +34,8 @@ def begin_stop(state: SpawnerState, copy: Copy, now: int, reason: str) -> None:
 
 def kill(state: SpawnerState, copy: Copy, now: int, *, planned: bool, reason: str) -> None:
     """End the whole tree of an instance."""
-    if copy.telling is Role.ACTIVE:
-        copy.fencing, copy.unsure = copy.acting_fencing, True
-    copy.phase, copy.planned, copy.telling = Phase.KILLING, planned, None
+    copy.stop_telling()
+    copy.phase, copy.planned = Phase.KILLING, planned
     if reason:
         copy.reason = reason
     state.touch(copy)

@@ -21,7 +21,6 @@ from ha.core.spawning.state import Copy, Grantor, Ice, Phase, SpawnerState
 from ha.model import limits
 from ha.model.messages import Grant, Holding, Pull
 from ha.model.names import Agent
-from ha.model.status import Role
 from ha.model.timing import MS
 
 PULLS_KEPT = 64  # unanswered Pulls of one Server that an answer may still pair with
@@ -217,9 +216,7 @@ def freeze(state: SpawnerState, copy: Copy, reason: str) -> None:
     """Stop the tree of an acting copy, and what is being told to it; `lapsed_at` starts kill_after."""
     if copy.ice in (Ice.FREEZING, Ice.FROZEN):
         return
-    if copy.telling is Role.ACTIVE:
-        copy.fencing, copy.unsure = copy.acting_fencing, True
-    copy.telling = None
+    copy.stop_telling()
     copy.reason = reason
     state.set_ice(copy, Ice.FREEZING)
     if copy.phase is Phase.RUNNING:

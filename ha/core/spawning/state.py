@@ -58,7 +58,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     started_at: float
     role: Role | None
     fencing: int
-    unsure: bool  # it may have been told to be active
+    unsure: bool  # it was being told a role: nobody knows which it has
     ice: Ice
     serial: int
     restart: int
@@ -94,7 +94,7 @@ class Copy:
     fencing: int = 0
     telling: Role | None = None  # being told, at `telling_fencing`
     telling_fencing: int = 0
-    unsure: bool = False
+    unsure: bool = False  # nobody knows which role it has: it counts as active, and is told again
     serial: int = 0
     restart: int = 0
     reset: int = 0
@@ -135,6 +135,11 @@ class Copy:
             return self.telling_fencing
         return self.fencing
 
+    def stop_telling(self) -> None:
+        """What was being told will not be heard of: the program may have taken it, or not."""
+        if self.telling is not None:
+            self.fencing, self.unsure, self.telling = self.acting_fencing, True, None
+
     def seen(self) -> State:
         """Return the observed state, as facts name it."""
         if self.phase is Phase.DOWN:
@@ -163,7 +168,7 @@ class Copy:
         return Record(
             phase=self.phase, instance=self.instance, process=msgspec.msgpack.encode(self.plan) if self.plan else b"",
             pid=self.pid, start_ticks=self.start_ticks, started_ns=self.started_ns, started_at=self.started_at,
-            role=self.role, fencing=self.acting_fencing, unsure=self.unsure or self.telling is Role.ACTIVE,
+            role=self.role, fencing=self.acting_fencing, unsure=self.unsure or self.telling is not None,
             ice=self.ice, serial=self.serial, restart=self.restart, reset=self.reset, dead=self.dead,
             planned=self.planned, exit=self.exit, notified=self.notified, spoke=self.spoke,
             status=self.status, watchdog_ms=self.watchdog_ms, reason=self.reason,
