@@ -102,15 +102,35 @@ def restart_number(state: State, tenant: Tenant, process: Process, key: str, nod
         return target
     if not seen.state.runs:
         return target
+    mine = (state.side, node, key)
     for other_key, other_node, other in _copies_everywhere(state, tenant, process):
-        before = (state.system.nodes[other_node].side, other_node, other_key) < (state.side, node, key)
-        if before and other.restart != target:
-            return seen.restart
-        if (other_key, other_node) != (key, node) and other.state is not Seen.READY and other.state.runs:
-            return seen.restart
-        if before and other.state is not Seen.READY:
+        place = (state.system.nodes[other_node].side, other_node, other_key)
+        if place == mine or not _takes_part(state, tenant, process, other_key, other_node, other):
+            continue
+        done = other.restart == restart_target(state, tenant, process, place[0])
+        if other.state is not Seen.READY or (place < mine and not done):
             return seen.restart
     return target
+
+
+def _takes_part(state: State, tenant: Tenant, process: Process, key: str, node: str, copy: CopyState) -> bool:
+    """Return whether a rolling restart waits for this copy: it runs, or is just being started again."""
+    if copy.state.runs or copy.state is Seen.BACKOFF:
+        return _believed(state, node)
+    view = state.nodes.get(node)
+    if view is not None:
+        order = view.orders.get(key)
+        return order is not None and order.wanted is Wanted.UP and copy.state is not Seen.FAILED
+    if not _believed(state, node) or copy.state is Seen.FAILED or not process_started(state, tenant, process):
+        return False
+    # On the other side: down for the moment, unless it is cold here, or another node of that side has it.
+    elsewhere = any(
+        other_key == key and other_node != node and other.state.runs
+        for other_key, other_node, other in _copies_everywhere(state, tenant, process)
+        if state.system.nodes[other_node].side != state.side
+    )
+    cold_there = process.run_status is RunStatus.COLD and state.runs[tenant.name].epoch > 0
+    return not elsewhere and not cold_there
 
 
 def restart_target(state: State, tenant: Tenant, process: Process, side: str) -> int:
