@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None) -> int:
         if report.failure:
             failed.append(seed)
             flags = " --harsh" if wanted.harsh else ""
-            sys.stdout.write(f"again: python -m ha.sim --seed {seed} --seeds 1 --minutes {wanted.minutes}{flags} --story\n")
+            sys.stdout.write(
+                f"again: python -m ha.sim --seed {seed} --seeds 1 --minutes {wanted.minutes}{flags} --story\n"
+            )
     took = time.monotonic() - started
     sys.stdout.write(
         f"{wanted.seeds} seeds, {events} events in {took:.1f} s ({events / took:.0f}/s), "

@@ -48,7 +48,9 @@ def harsh(seed: int) -> Options:
     """Return a system, tenants, habits, faults and commands drawn from the seed."""
     rng = random.Random(seed)
     per_side = rng.choice([1, 2, 2, 3])
-    shape = Shape(per_side, rng.randint(1, min(2, per_side)), PROFILES[rng.choice(["default", "default", "fast"])], True)
+    shape = Shape(
+        per_side, rng.randint(1, min(2, per_side)), PROFILES[rng.choice(["default", "default", "fast"])], True
+    )
     tenants, habits = draw_tenants(rng, ("one", "last"))
     kind = rng.choice(["faults", "commands", "both", "both"])
     return Options(shape, tenants, habits if rng.random() < 0.7 else {}, kind != "commands", kind != "faults")

@@ -15,7 +15,7 @@ import msgspec
 from ha.core.machine import Received, Send
 from ha.core.server import awaited, moves, plans, view
 from ha.core.server.registers import set_register
-from ha.core.server.state import State, Wait, fresh_peer, register, seated, seated_peer
+from ha.core.server.state import State, Wait, fresh_peer, peer_name, register, seated, seated_peer
 from ha.model import limits
 from ha.model.messages import Ask, EventRecord, EventsSaid, Told
 from ha.model.names import SIDES, Agent
@@ -55,7 +55,7 @@ def on_ask(state: State, event: Received, ask: Ask, now: int) -> None:
     except (msgspec.DecodeError, ValueError) as error:
         _tell(state, who, ask.id, {"exit": 2, "error": f"cannot read the request: {error}"})
         return
-    if not seated(state, now) and not ask.forwarded and _forward(state, who, ask, "", now):
+    if not seated(state, now) and not ask.forwarded and _forward(state, who, ask, _holder(state, request, now), now):
         return
     reply = _carry_out(state, request, ask, event, now)
     if reply.forward:
@@ -74,6 +74,12 @@ def on_ask(state: State, event: Received, ask: Ask, now: int) -> None:
     if request.verb in VERBS and request.verb not in VIEW_VERBS:
         _keep(state, ask.id, {"id": ask.id, "verb": request.verb, "state": _word(reply.exit), **answer})
     _tell(state, who, ask.id, answer)
+
+
+def _holder(state: State, request: Request, now: int) -> str:
+    """Return the Server that alone can do what is asked, as beats show it; empty: any that is seated."""
+    side = view.active_side(state, str(request.args.get("tenant", "")), now) if request.verb == "switchover" else None
+    return peer_name(state, side, now) if side else ""
 
 
 def _ask_along(state: State, who: tuple[str, str, int], id_: str) -> bool:
