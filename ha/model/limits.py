@@ -15,6 +15,7 @@ COMMAND_RETRY_MS = 250  # an unanswered order is sent again after this
 NUDGE_RETRY_MS = 20
 
 # Agents
+NODE_GIVEN_UP_MS = 5_000  # standby and load-sharing copies of a silent node are not placed elsewhere sooner
 STUCK_AFTER_MS = 2_000  # an agent whose loop has not turned for this long is ended and started again
 AGENT_RESTART_FLOOR_MS = 200  # between two starts of an agent that dies at once
 AGENT_RESTART_MAX_MS = 5_000  # the delay between two starts doubles up to this

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 from server_bed import Bed, up
 
+from ha.core import server
 from ha.core.machine import Persist, Received, Send
 from ha.core.server import step
+from ha.model import limits
 from ha.model.messages import (
     Ask,
     CopyState,
@@ -158,6 +160,19 @@ def test_a_lost_node_is_waited_out_before_its_cold_copy_starts_elsewhere_at_a_hi
     assert bed.state.nodes[node].state is NodeState.DEAD
     assert bed.orders[other]["acme/acd.1"].fencing == fencing + 1
     assert releases(bed) == []
+
+
+def test_a_load_sharing_copy_of_a_silent_node_is_placed_elsewhere_only_when_the_node_is_given_up() -> None:
+    bed = running(RunStatus.LOAD_SHARING)
+    node = node_of(bed)
+    other = "a2" if node == "a1" else "a1"
+    bed.quiet.add(node)
+    keep_alive(bed, limits.NODE_GIVEN_UP_MS - 200)
+    assert bed.state.nodes[node].state is NodeState.DEAD
+    assert "acme/acd.1" not in bed.orders[other]
+    assert bed.state.nodes[node].orders["acme/acd.1"].wanted is Wanted.UP
+    keep_alive(bed, 400)
+    assert bed.orders[other]["acme/acd.1"].wanted is Wanted.UP
 
 
 def test_a_started_server_renews_from_its_journal_and_moves_nothing_for_one_promise() -> None:

@@ -93,6 +93,9 @@ def detect(state: State, now: int) -> None:
         return
     for name, view in state.nodes.items():
         _set_state(state, name, view, now)
+        if view.state is NodeState.DEAD and not view.given_up and now >= _given_up_at(state, view):
+            view.given_up = True
+            _touch_all(state)
 
 
 def next_detection(state: State) -> int | None:
@@ -104,7 +107,14 @@ def next_detection(state: State) -> int | None:
             instants.append(view.last_pull + timing.suspect_ms * MS)
         elif view.state is NodeState.SUSPECT:
             instants.append(view.last_pull + timing.freeze_after_ms * MS)
+        elif view.state is NodeState.DEAD and not view.given_up:
+            instants.append(_given_up_at(state, view))
     return min(instants, default=None)
+
+
+def _given_up_at(state: State, view: NodeView) -> int:
+    """Return when a dead node is given up: its agents may all be dead and back soon, and its copies run on."""
+    return (view.last_pull or max(state.started, state.seated_at)) + limits.NODE_GIVEN_UP_MS * MS
 
 
 def _set_state(state: State, name: str, view: NodeView, now: int) -> None:
@@ -124,6 +134,7 @@ def _set_state(state: State, name: str, view: NodeView, now: int) -> None:
     if state.seat_epoch and not (view.state is NodeState.UNKNOWN and new is NodeState.UP):
         state.note("node", name, from_=view.state.value, to=new.value, reason=f"last heard {silent // MS} ms ago")
     view.state = new
+    view.given_up = view.given_up and new is NodeState.DEAD
     if new is NodeState.DEAD:
         view.full_sent = False
     _touch_all(state)

@@ -18,6 +18,7 @@ from ha.core.server.state import (
     Place,
     Run,
     State,
+    drained,
     eligible,
     process_started,
     seated,
@@ -205,7 +206,8 @@ def _orders_of(state: State, tenant: Tenant, process: Process, now: int) -> dict
             if runs_here:
                 run.blocked[key] = f"no node of side {state.side} that is up may run it"
             continue
-        wanted = Wanted.UP if runs_here and usable(state, place.node) else Wanted.DOWN
+        there = usable(state, place.node) or _waits_for_node(state, process, run, place)
+        wanted = Wanted.UP if runs_here and there else Wanted.DOWN
         wanted = _gated(state, tenant, process, key, place, wanted)
         orders[key] = (place.node, _order(state, tenant, process, key, place, wanted, role, now))
     return orders
@@ -238,11 +240,24 @@ def _placed(state: State, tenant: Tenant, process: Process, key: str, role: Role
         return _with_fencing(state, tenant, run, key, place, exclusive_here)
     if place is not None and place.fencing and exclusive_here:
         return place  # only a move inside the side may take it away (moves.begin_inner)
+    if (
+        place is not None
+        and _waits_for_node(state, process, run, place)
+        and place.node in eligible(state, process, state.side)
+    ):
+        return place
     node = _choose(state, tenant, process, key)
     if node is None:
         return place
     run.places[key] = Place(node)
     return _with_fencing(state, tenant, run, key, run.places[key], exclusive_here)
+
+
+def _waits_for_node(state: State, process: Process, run: Run, place: Place) -> bool:
+    """Return whether a copy that needs no right stays on its dead node: if only the agents died, it runs on."""
+    view = state.nodes[place.node]
+    needs_right = process.run_status.exclusive and run.epoch > 0
+    return view.state is NodeState.DEAD and not view.given_up and not needs_right and not drained(state, place.node)
 
 
 def _with_fencing(state: State, tenant: Tenant, run: Run, key: str, place: Place, active: bool) -> Place:

@@ -107,6 +107,7 @@ class NodeView:
     state: NodeState = NodeState.UNKNOWN
     incarnation: int = 0  # of its Spawner
     last_pull: int = 0
+    given_up: bool = False  # dead for so long that what needs no right there is placed elsewhere
     pull: Pull | None = None
     rights: tuple[Right, ...] = ()
     rights_version: int = 0
