@@ -19,6 +19,7 @@ class Graph:
     needs: dict[str, tuple[Dependency, ...]] = field(default_factory=dict)
     needed_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
     rank: dict[str, tuple[int, int, str]] = field(default_factory=dict)  # sorts higher priority first
+    found: dict[str, tuple[Tenant, Process]] = field(default_factory=dict)  # by process id
 
     def neighbours(self, process: str) -> list[str]:
         """Return what depends on the process and what it depends on."""
@@ -33,6 +34,7 @@ def graph_of(tenants: dict[str, Tenant]) -> Graph:
         for process in tenants[name].processes:
             key = process_id(name, process.name)
             graph.needs[key] = process.depends_on
+            graph.found[key] = (tenants[name], process)
             graph.rank[key] = (-tenants[name].priority, -process.priority, key)
             for dependency in process.depends_on:
                 reverse.setdefault(dependency.id, []).append(key)
@@ -50,11 +52,3 @@ def dependents(graph: Graph, process: str) -> tuple[str, ...]:
                 found[user] = None
                 queue.append(user)
     return tuple(found)
-
-
-def find_process(tenants: dict[str, Tenant], key: str) -> tuple[Tenant, Process] | None:
-    """Return tenant and process of `tenant/process`, or None."""
-    name, _, process = key.partition("/")
-    tenant = tenants.get(name)
-    found = tenant.process(process) if tenant else None
-    return (tenant, found) if tenant and found else None

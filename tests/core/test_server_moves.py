@@ -267,3 +267,29 @@ def test_intents_survive_a_restart_and_spread_to_the_other_servers() -> None:
     assert {"a2", "b1"} <= set(shares)
     again = Bed((tenant(),), dict(bed.journal))
     assert again.state.registers["hold/acme"].value == "1"
+
+
+def test_a_removed_tenant_is_given_back_when_nothing_of_it_runs_and_is_forgotten() -> None:
+    bed = running(RunStatus.COLD)
+    node = node_of(bed)
+    bed.feed(server.Directory({}))
+    assert bed.orders[node]["acme/acd.1"].wanted is Wanted.DOWN
+    keep_alive(bed, 300)
+    assert releases(bed) == []  # it still runs
+    bed.obey("acme/acd.1")
+    while bed.asked and not releases(bed):
+        bed.word(node, "acme")
+    assert releases(bed) == ["acme>"]
+    assert "held/acme" not in bed.journal
+    keep_alive(bed, 300)
+    assert "acme" not in bed.state.runs
+    bed.feed(server.Directory(dict(bed.files)))
+    keep_alive(bed, 2_000)
+    assert bed.journal["held/acme"]["epoch"] == 2  # type: ignore[index]
+
+
+def test_a_server_that_ends_gives_back_a_removed_tenant_too() -> None:
+    bed = running(RunStatus.COLD)
+    bed.feed(server.Directory({}))
+    bed.feed(server.Stopping())
+    assert [asked.tenant for _, asked in bed.asked] == ["acme"]

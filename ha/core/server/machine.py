@@ -39,7 +39,7 @@ from ha.model.messages import (
     Told,
     VoteReply,
 )
-from ha.model.names import Agent, is_seat, process_of
+from ha.model.names import Agent, is_seat
 from ha.model.plan import System
 from ha.model.timing import MS
 
@@ -149,9 +149,7 @@ def _on_state(state: State, event: Received, now: int) -> None:
     before = state.table.synced(node)
     result = state.table.apply(node, event.incarnation, body)
     for key in result.changed:
-        process = process_of(key)
-        state.touch_process(process)
-        state.dirty_tenants[process.partition("/")[0]] = None
+        state.touch_copy(key)
     if (late or not before) and state.table.synced(node):
         for name in state.tenants:
             state.touch(name)

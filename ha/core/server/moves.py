@@ -198,6 +198,7 @@ def forget(run: Run) -> None:
 def remember(state: State, tenant: str, run: Run) -> None:
     """Journal what this Server holds: epoch, moves inside the side, and where every exclusive copy may be active."""
     places = {key: [place.node, place.fencing] for key, place in sorted(run.places.items()) if place.fencing}
+    run.unsaved = False
     value = {"epoch": run.epoch, "inner": run.inner, "places": places}
     state.out.append(Persist(f"held/{tenant}", value))
 

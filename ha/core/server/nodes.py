@@ -60,8 +60,9 @@ def _grant(state: State, node: str, view: NodeView, pull: Pull, now: int) -> Gra
     rights = rights_of(state, node, now)
     if rights != view.rights or not view.rights_version:
         state.counter += 1
+        view.right_tenants = tuple(dict.fromkeys(tenant_of(right.copy) for right in rights))
         view.rights, view.rights_version = rights, (state.boots << 32) + state.counter
-    remaining = {name: lease.valid_until(state.book, name) - now for name in {tenant_of(r.copy) for r in rights}}
+    remaining = {name: lease.valid_until(state.book, name) - now for name in view.right_tenants}
     most = max(remaining.values(), default=0)
     short = tuple(sorted((name, left) for name, left in remaining.items() if left < most))
     for name, left in remaining.items():

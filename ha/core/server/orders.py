@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import msgspec
 
-from ha.core.graph import find_process
 from ha.core.machine import Send
 from ha.core.server import moves
 from ha.core.server.state import (
@@ -44,9 +43,12 @@ def settle(state: State, now: int) -> None:
     state.dirty.clear()
     changed: dict[str, dict[str, Order]] = {}
     for key in touched:
-        found = find_process(state.tenants, key)
+        found = state.graph.found.get(key)
         wanted = _orders_of(state, *found, now) if found else {}
         _replace(state, key, wanted, changed)
+    for name in dict.fromkeys(tenant_of(key) for key in touched):
+        if name in state.runs and state.runs[name].unsaved:
+            moves.remember(state, name, state.runs[name])  # once, before anything is ordered or granted by it
     _send(state, changed, now)
 
 
@@ -264,7 +266,7 @@ def _with_fencing(state: State, tenant: Tenant, run: Run, key: str, place: Place
     if active and not place.fencing:
         place.fencing = (run.epoch << 16) + run.inner
         place.was_up = False
-        moves.remember(state, tenant.name, run)
+        run.unsaved = True
     return place
 
 
@@ -311,7 +313,7 @@ def _gated(state: State, tenant: Tenant, process: Process, key: str, place: Plac
 def _stopping_user(state: State, tenant: Tenant, process: Process) -> str:
     """Return something that depends on the process here, should stop and still runs; empty: nothing."""
     for user in state.graph.needed_by.get(f"{tenant.name}/{process.name}", ()):
-        found = find_process(state.tenants, user)
+        found = state.graph.found.get(user)
         if found is None:
             continue
         run = state.runs[found[0].name]
@@ -354,7 +356,7 @@ def _order(
 
 def _unmet(state: State, tenant: Tenant, dependency: Dependency) -> str:
     """Return why a dependency is not met, or an empty string (design section 2)."""
-    found = find_process(state.tenants, dependency.id)
+    found = state.graph.found.get(dependency.id)
     if found is None:
         return f"{dependency.id} is not in the plan"
     other, process = found

@@ -13,6 +13,7 @@ from ha.core.machine import Persist
 from ha.core.server import moves
 from ha.core.server.registers import set_register
 from ha.core.server.state import (
+    Place,
     Run,
     State,
     drained,
@@ -25,7 +26,7 @@ from ha.core.server.state import (
     usable,
 )
 from ha.model.messages import LeaseRelease
-from ha.model.names import process_of, split_copy
+from ha.model.names import process_of, tenant_of
 from ha.model.plan import Process, Tenant
 from ha.model.status import NodeState, OnDeath
 from ha.model.status import State as Seen
@@ -36,20 +37,31 @@ def decide(state: State, now: int) -> None:
     """Look at every touched tenant: lost copies, lost or drained nodes, stops, failback."""
     if not seated(state, now) or not state.ordering or state.stopping:
         return
-    touched = [name for name in state.dirty_tenants if name in state.tenants]
+    touched = {name: keys for name, keys in state.dirty_tenants.items() if name in state.runs}
     state.dirty_tenants.clear()
-    for name in touched:
-        tenant, run = state.tenants[name], state.runs[name]
+    for name, keys in touched.items():
+        run = state.runs[name]
+        tenant = state.tenants.get(name)
+        if tenant is None:
+            _removed(state, name, run)
+            continue
         if run.epoch and run.move is None:
-            _active_side(state, tenant, run, now)
-        _exhausted(state, tenant, run, now)
+            _active_side(state, tenant, run, keys, now)
+        _exhausted(state, tenant, run, keys, now)
 
 
-def _active_side(state: State, tenant: Tenant, run: Run, now: int) -> None:
+def _touched(run: Run, keys: set[str] | None) -> list[tuple[str, Place]]:
+    """Return the placed copies that something happened to; None: to the whole tenant."""
+    if keys is None:
+        return sorted(run.places.items())
+    return [(key, run.places[key]) for key in sorted(keys) if key in run.places]
+
+
+def _active_side(state: State, tenant: Tenant, run: Run, keys: set[str] | None, now: int) -> None:
     if not tenant_started(state, tenant) or not needs_lease(tenant):
         _stopped(state, tenant, run, now)
         return
-    lost, dead = _unfit(state, tenant, run), _dead(state, tenant, run)
+    lost, dead = _unfit(state, run, keys), _dead(state, run, keys)
     if dead:
         why = moves.may_fail_over(state, tenant, run, now, standby=True)
         if not why:
@@ -60,11 +72,23 @@ def _active_side(state: State, tenant: Tenant, run: Run, now: int) -> None:
         _leave_nodes(state, tenant, run, lost, now)
 
 
+def _removed(state: State, name: str, run: Run) -> None:
+    """A tenant that is in the plan no more: its lease is given back when nothing of it runs, then it is forgotten."""
+    for node, view in state.nodes.items():
+        copies = state.table.copies(node).items()
+        if view.state is not NodeState.DEAD and any(tenant_of(key) == name and one.state.runs for key, one in copies):
+            return
+    if run.epoch and run.move is None:
+        moves.begin_release(state, name, "removed", heir="", planned=True, now=state.now)
+    if not run.epoch:
+        del state.runs[name]
+
+
 def _stopped(state: State, tenant: Tenant, run: Run, now: int) -> None:
     """A stopped tenant's lease is given back when nothing exclusive runs any more."""
     for key, place in run.places.items():
-        found = tenant.process(split_copy(key)[1])
-        if found is not None and not found.run_status.exclusive:
+        found = state.graph.found.get(process_of(key))
+        if found is not None and not found[1].run_status.exclusive:
             continue
         seen = state.table.get(place.node, key)
         if seen is not None and seen.state.runs and state.nodes[place.node].state is not NodeState.DEAD:
@@ -72,9 +96,9 @@ def _stopped(state: State, tenant: Tenant, run: Run, now: int) -> None:
     moves.begin_release(state, tenant.name, "stopped", heir="", planned=True, now=now)
 
 
-def _dead(state: State, tenant: Tenant, run: Run) -> str:
+def _dead(state: State, run: Run, keys: set[str] | None) -> str:
     """Return an active copy that died and that its node does not restart, or an empty string."""
-    for key, place in run.places.items():
+    for key, place in _touched(run, keys):
         seen = state.table.get(place.node, key)
         if seen is None or not place.fencing:
             continue
@@ -82,25 +106,23 @@ def _dead(state: State, tenant: Tenant, run: Run) -> str:
             place.was_up = True
         order = state.nodes[place.node].orders.get(key)
         reported = order is not None and order.on_death is OnDeath.REPORT
-        process = tenant.process(split_copy(key)[1])
-        if process is None or not process_started(state, tenant, process):
+        found = state.graph.found.get(process_of(key))
+        if found is None or not process_started(state, *found):
             continue
         if place.was_up and reported and seen.state in (Seen.DOWN, Seen.BACKOFF) and seen.exit is not None:
             return key
     return ""
 
 
-def _unfit(state: State, tenant: Tenant, run: Run) -> list[str]:
+def _unfit(state: State, run: Run, keys: set[str] | None) -> list[str]:
     """Return the exclusive active copies whose node is dead, drained or no longer eligible."""
     lost = []
-    for key, place in run.places.items():
-        if not place.fencing:
-            continue
-        process = tenant.process(split_copy(key)[1])
-        if process is None or not process_started(state, tenant, process):
+    for key, place in _touched(run, keys):
+        found = state.graph.found.get(process_of(key))
+        if not place.fencing or found is None or not process_started(state, *found):
             continue
         dead = state.nodes[place.node].state is NodeState.DEAD
-        if dead or drained(state, place.node) or place.node not in eligible(state, process, state.side):
+        if dead or drained(state, place.node) or place.node not in eligible(state, found[1], state.side):
             lost.append(key)
     return lost
 
@@ -109,7 +131,7 @@ def _leave_nodes(state: State, tenant: Tenant, run: Run, lost: list[str], now: i
     nodes = tuple(sorted({run.places[key].node for key in lost}))
     alive = all(state.nodes[node].state is not NodeState.DEAD for node in nodes)
     reason = f"node {', '.join(nodes)} is {'drained' if alive else 'lost'}"
-    processes = [process for key in lost if (process := tenant.process(split_copy(key)[1])) is not None]
+    processes = [state.graph.found[process_of(key)][1] for key in lost]
     inside = all(_other_node(state, process) for process in processes)
     waits = any(process.run_status.standby_runs for process in processes)
     if alive:
@@ -135,13 +157,14 @@ def _fail_over(state: State, tenant: Tenant, reason: str, now: int) -> None:
     moves.begin_release(state, tenant.name, reason, heir=heir, planned=False, now=now)
 
 
-def _exhausted(state: State, tenant: Tenant, run: Run, now: int) -> None:
+def _exhausted(state: State, tenant: Tenant, run: Run, keys: set[str] | None, now: int) -> None:
     """A copy died too often: its dependents with it, then the other side, then failed."""
-    for key, place in sorted(run.places.items()):
+    for key, place in _touched(run, keys):
         seen = state.table.get(place.node, key)
-        process = tenant.process(split_copy(key)[1])
-        if seen is None or seen.state is not Seen.FAILED or process is None:
+        found = state.graph.found.get(process_of(key))
+        if seen is None or seen.state is not Seen.FAILED or found is None:
             continue
+        process = found[1]
         order = state.nodes[place.node].orders.get(key)
         if order is None or seen.reset != order.reset or run.move is not None:
             continue
@@ -196,8 +219,8 @@ def give_back_all(state: State, now: int) -> bool:
     """This Server ends: release every tenant and the seat. Return whether all is given back."""
     for name, run in state.runs.items():
         if run.epoch and run.move is None:
-            tenant = state.tenants[name]
-            away = moves.refusal_to_move(state, tenant, standby=False, now=now)
+            tenant = state.tenants.get(name)
+            away = tenant is None or moves.refusal_to_move(state, tenant, standby=False, now=now)
             peer = seated_peer(state, state.other, now)
             heir = moves.heir_of(state, now) if peer is not None and not away else _successor(state, now)
             moves.begin_release(state, name, "its Server ends", heir=heir, planned=True, now=now)

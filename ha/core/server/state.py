@@ -12,7 +12,7 @@ from ha.core.machine import Effect, Event, Note
 from ha.core.table import StateTable
 from ha.model.errors import Finding
 from ha.model.messages import EventRecord, Generation, Order, PeerBeat, Pull, Register, Right
-from ha.model.names import other_side, seat
+from ha.model.names import other_side, process_of, seat, tenant_of
 from ha.model.plan import Process, System, Tenant
 from ha.model.status import NodeState
 from ha.model.timing import MS
@@ -89,6 +89,7 @@ class Run:
     epoch: int = 0
     inner: int = 0
     places: dict[str, Place] = field(default_factory=dict)
+    unsaved: bool = False  # its places differ from the journal
     move: Move | None = None
     next_try: int = 0  # when to ask the voters again
     claim_after: int = 0  # a claim the other side may have first
@@ -110,6 +111,7 @@ class NodeView:
     given_up: bool = False  # dead for so long that what needs no right there is placed elsewhere
     pull: Pull | None = None
     rights: tuple[Right, ...] = ()
+    right_tenants: tuple[str, ...] = ()
     rights_version: int = 0
     granted: dict[str, int] = field(default_factory=dict)  # tenant -> when its sub-lease has surely run out
     orders: dict[str, Order] = field(default_factory=dict)  # as they should be
@@ -183,7 +185,7 @@ class State:
     late: int = 0
     distrust_until: int = 0
     dirty: dict[str, None] = field(default_factory=dict)  # process ids to look at
-    dirty_tenants: dict[str, None] = field(default_factory=dict)
+    dirty_tenants: dict[str, set[str] | None] = field(default_factory=dict)  # copies to look at; None: all
     events: list[EventRecord] = field(default_factory=list)
     requests: dict[str, dict[str, object]] = field(default_factory=dict)
     waits: list[Wait] = field(default_factory=list)
@@ -222,6 +224,13 @@ class State:
         plan = self.tenants.get(tenant)
         for process in plan.processes if plan else ():
             self.touch_process(f"{tenant}/{process.name}")
+
+    def touch_copy(self, key: str) -> None:
+        """Look at one copy again, and at the processes around it."""
+        self.touch_process(process_of(key))
+        keys = self.dirty_tenants.setdefault(tenant_of(key), set())
+        if keys is not None:
+            keys.add(key)
 
     def touch_process(self, process: str) -> None:
         """Look at a process, at what depends on it, and at what it depends on (for the stop order)."""
