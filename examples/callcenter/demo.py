@@ -1,9 +1,10 @@
 """The demo: a duplex system on loopback with a real call centre, failing over while calls go on.
 
-    make demo            or: python -m examples.callcenter.demo [--keep]
+    make demo            or: python -m examples.callcenter.demo [--keep | --end DIRECTORY]
 
-Every time is measured, every claim is checked. Exit code 0: all held; 1: something did not, and the logs are kept.
-`--keep` (KEEP=1) leaves the system running after the last check and prints how to use it and how to end it.
+Every time is measured, every claim is checked. Exit code 0: all held; 1: something did not, and the logs are kept;
+130: interrupted (Ctrl-C, SIGTERM), and nothing is left. `--keep` (KEEP=1) leaves the system running after the last
+check and prints how to use it and how to end it. With CI=true `sipp`, where it is installed, calls as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from examples.callcenter import demo_keep, demo_sipp
 from examples.callcenter.demo_story import Calls, Eye, Failed, Json, RoleWatch, Story, end_process, told
 from examples.callcenter.demo_system import EXAMPLES, NODES, WITNESS, Hactl, System
 
@@ -24,6 +27,8 @@ TENANTS = ("system", "acme", "globex")
 IVR = {"acme": 5100, "globex": 5200, "initech": 5300}
 ACD = {"acme": 5110, "globex": 5210, "initech": 5310}
 CALLS_BETWEEN = 20  # answered calls to wait for before a step ends
+SIPP_CALLS = 40
+INTERRUPTED = 130  # exit code, as a shell gives it for SIGINT
 EPOCH_BITS = 16  # below them HA_EPOCH counts moves inside a side
 
 
@@ -43,6 +48,20 @@ class World:
         self.story.wait("more calls", lambda: calls.grown(since, CALLS_BETWEEN), lambda: told(calls.since(since)))
         return calls.since(since)
 
+    def sipp_calls(self, tenant: str) -> demo_sipp.SippCalls | None:
+        """Let sipp call an IVR of the tenant, or return None where it is not to be used."""
+        program = demo_sipp.wanted()
+        copy = next((copy for copy in self.eye.copies(tenant) if copy["process"] == "ivr"), None)
+        if not program or copy is None:
+            return None
+        return demo_sipp.SippCalls(self.system, program, self.system.address(copy["node"]), IVR[tenant], SIPP_CALLS)
+
+    def check_sipp(self, tenant: str, running: demo_sipp.SippCalls | None) -> None:
+        """Wait for sipp, and check that not one call had a flaw."""
+        if running is not None:
+            wrong = running.wait()
+            self.story.check(not wrong, f"{tenant}: {running.count} calls placed by sipp, without a flaw", wrong)
+
 
 def ordered_start(world: World) -> None:
     """Start all agents; check the order in which the processes came up."""
@@ -51,7 +70,7 @@ def ordered_start(world: World) -> None:
     began = time.monotonic()
     for place in (*WITNESS, *NODES):
         system.start(place)
-    eye.wait("all tenants", lambda: eye.settled(*TENANTS), timeout=60)
+    eye.wait("all tenants", lambda: _none_ended(system) and eye.settled(*TENANTS), timeout=60)
     story.say(f"everything ready {(time.monotonic() - began) * 1000:.0f} ms after the first ha-master was started:")
     started = sorted(
         (copy for tenant in TENANTS for copy in _named(eye, tenant)), key=lambda copy: str(copy["started_at"])
@@ -85,6 +104,7 @@ def real_calls(world: World) -> None:
         world.story.check(
             grown["failed"] == 0, f"{tenant}: {told(grown)}; answered after {setup['setup_p50_ms']} ms (median)"
         )
+        world.check_sipp(tenant, world.sipp_calls(tenant))
 
 
 def distributor_killed(world: World) -> None:
@@ -156,6 +176,7 @@ def planned_switchover(world: World) -> None:
     before = {tenant: world.calls[tenant].report() for tenant in world.calls}
     watch = RoleWatch(world.system, ACD["globex"])
     _, _, epoch = watch.hear(0)
+    sipp = world.sipp_calls("acme")
     began = time.monotonic()
     command = world.system.hactl_start("switchover", "globex")
     at, node, now = watch.hear(epoch)
@@ -167,6 +188,7 @@ def planned_switchover(world: World) -> None:
     for tenant in world.calls:
         grown = world.more_calls(tenant, before[tenant])
         story.check(grown["failed"] == 0 and grown["dropped"] == 0, f"{tenant} meanwhile: {told(grown)}")
+    world.check_sipp("acme", sipp)
     eye.wait("globex", lambda: eye.settled("globex"), "globex")
     story.check(eye.seen["tenants"]["acme"]["epoch"] == acme_epoch, "acme was not touched")
 
@@ -234,9 +256,9 @@ def ordered_stop(world: World) -> None:
 
 
 def nothing_left(world: World) -> None:
-    """Look for processes, listening sockets and unix sockets, then remove the directory."""
+    """Look for processes, listening sockets, unix sockets and cgroups."""
     left = world.system.leftovers()
-    world.story.check(not left, "no process and no socket is left", "; ".join(left))
+    world.story.check(not left, "no process, no socket and no cgroup is left", "; ".join(left))
 
 
 # --- running the steps ----------------------------------------------------------------------------
@@ -275,27 +297,47 @@ def main() -> int:
     """Return 0 when every check held."""
     parser = argparse.ArgumentParser(description="a duplex call centre on loopback, failing over before your eyes")
     parser.add_argument("--keep", action="store_true", help="leave the system running at the end (KEEP=1)")
-    keep = parser.parse_args().keep
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    parser.add_argument("--end", type=Path, metavar="DIRECTORY", help="end a system that was left running")
+    args = parser.parse_args()
+    if args.end is not None:
+        return demo_keep.end(args.end.resolve())
+    keep = args.keep
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     story, system = Story(), System()
     world = World(story, system, Eye(system, story))
-    done = False
+    kept = False
     try:
         done = _guarded(story, lambda: tell(world))
-        if done and keep:
-            _explain(world)
-            return 1 if story.failures else 0
-        done = done and _guarded(story, lambda: stop(world))
+        kept = done and keep
+        if done and not keep:
+            _guarded(story, lambda: stop(world))
+    except KeyboardInterrupt:
+        return _interrupted(system)
     finally:
-        if not (done and keep):
+        if not kept:
             system.end()
     if story.failures:
         print(f"\nfailed, {len(story.failures)} of the claims did not hold; logs and data are kept in {system.root}:")
         print("\n".join(f"  - {failure}" for failure in story.failures))
-        return 1
+    if kept:
+        demo_keep.explain(system)
+    elif not story.failures:
+        system.remove()
+        story.say("every claim held; the directory is removed")
+    return 1 if story.failures else 0
+
+
+def _interrupted(system: System) -> int:
+    """End all at once and leave nothing."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C is not to stop the cleaning up
+    print("\ninterrupted: ending everything that was started", flush=True)
+    system.end()
+    left = system.leftovers()
     system.remove()
-    story.say("every claim held; the directory is removed")
-    return 0
+    print("\n".join(left) or "nothing is left")
+    return INTERRUPTED
 
 
 def _guarded(story: Story, run: Callable[[], None]) -> bool:
@@ -305,26 +347,14 @@ def _guarded(story: Story, run: Callable[[], None]) -> bool:
     except (Failed, Hactl, subprocess.TimeoutExpired, OSError, LookupError) as error:
         story.check(False, f"{type(error).__name__}: {error}")
         return False
-    except KeyboardInterrupt:
-        story.check(False, "interrupted")
-        return False
     return True
 
 
-def _explain(world: World) -> None:
-    system = world.system
-    places = " ".join(
-        str(process.pid) for process in (*system.places.values(), *world.outside) if process.poll() is None
-    )
-    callers = " ".join(str(calls.pid) for calls in world.calls.values())
-    bin_dir = os.path.dirname(sys.executable)
-    print(f"""
-The system is left running. To look at it and steer it:
-  export PATH={bin_dir}:$PATH HA_CONFIG={system.config} HA_NODE=a1
-  hactl status; hactl switchover acme; hactl events --follow
-Drop tenant files into {system.tenants_dir}; logs are in {system.logs}.
-To end it, and remove its directory:
-  kill {callers} {places}; while kill -0 {places} 2>/dev/null; do sleep 0.2; done; rm -r {system.root}""")
+def _none_ended(system: System) -> bool:
+    """Raise Failed if an agent that was started has ended: nothing will come of waiting."""
+    if ended := system.ended():
+        raise Failed("; ".join(ended))
+    return True
 
 
 def _named(eye: Eye, tenant: str) -> list[Json]:

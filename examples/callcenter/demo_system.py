@@ -6,9 +6,12 @@ started with `HA_DEMO=token:place`, managed ones carry an `HA_SOCKET` below it. 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -26,6 +29,7 @@ ROOT = EXAMPLES.parents[1]
 NODES = {"a1": 11, "a2": 12, "b1": 21, "b2": 22}
 WITNESS = {"w1": 50}
 AGENT_PORTS = range(7701, 7706)
+CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 
 
 class Hactl(Exception):
@@ -39,15 +43,17 @@ class Hactl(Exception):
 class System:
     """One duplex system on loopback addresses. `places`: the agents' first processes by node or witness name."""
 
-    def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="ha-demo-"))
+    def __init__(self, kept: Path | None = None) -> None:
+        """Make a new one, or (`kept`: its directory) take over one that was left running."""
+        self.root = kept or Path(tempfile.mkdtemp(prefix="ha-demo-"))
         self.token = self.root.name
-        self.net = _free_net()
+        self.net = _net_of(self.root / "system.toml") if kept else _free_net()
         self.tenants_dir = self.root / "tenants.d"
         self.logs = self.root / "logs"
         self.config = self.root / "system.toml"
         self.places: dict[str, subprocess.Popen[bytes]] = {}
-        self._write_files()
+        if not kept:
+            self._write_files()
 
     def address(self, place: str) -> str:
         """Return the address of a node."""
@@ -93,7 +99,7 @@ class System:
         with (self.logs / f"{place}.log").open("ab") as log:
             self.places[place] = subprocess.Popen(
                 [*_command(program), "--config", str(self.config), name, place], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env=self._environment(place), start_new_session=True,
+                stderr=log, env=self.environment(place), start_new_session=True,
             )  # fmt: skip
 
     def run(self, program: str, *arguments: object, log: str) -> subprocess.Popen[bytes]:
@@ -101,7 +107,7 @@ class System:
         with (self.logs / f"{log}.jsonl").open("ab") as out:
             return subprocess.Popen(
                 [sys.executable, str(EXAMPLES / program), *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=out,
-                stderr=out, env=self._environment("outside"), start_new_session=True,
+                stderr=out, env=self.environment("outside"), start_new_session=True,
             )  # fmt: skip
 
     def members(self, place: str | None = None) -> set[int]:
@@ -115,15 +121,20 @@ class System:
                 found.add(pid)
         return found
 
-    def _lock_holders(self, place: str | None) -> set[int]:
+    def _lock_holders(self, place: str | None, role: str = "*") -> set[int]:
         """Return the agents that hold a lock; a process that has set its title shows no environment."""
         found = set()
-        for lock in (self.root / "run").glob(f"{place or '*'}/agents/*.lock"):
+        for lock in (self.root / "run").glob(f"{place or '*'}/agents/{role}.lock"):
             pid, ticks, *_ = [*lock.read_text().split(), "", ""]
             stat = _proc(int(pid), "stat").rpartition(b") ")[2].split() if pid.isdigit() else []
             if len(stat) > 19 and stat[19].decode() == ticks and stat[0] not in (b"Z", b"X"):
                 found.add(int(pid))
         return found
+
+    def signal_masters(self, number: int) -> None:
+        """Signal ha-master of every node."""
+        for node in NODES:
+            _signal(self._lock_holders(node, "master"), number)
 
     def lose(self, node: str) -> tuple[float, int]:
         """Lose a node as a power cut would: all its processes at once. Return (when, how many)."""
@@ -153,7 +164,22 @@ class System:
         for line in Path("/proc/net/unix").read_text().splitlines():
             if f" {self.root}/" in line:
                 found.append(f"unix socket {line.split()[-1]}")
+        found += [f"cgroup {tree}" for tree in self._cgroups()]
         return found
+
+    def _cgroups(self) -> list[Path]:
+        """Return the nodes' cgroup trees; the Spawner marks them with a digest of run_dir."""
+        mark = hashlib.sha256(str(self.root / "run").encode()).hexdigest()[:6]
+        return [tree for mount in CGROUPS for tree in sorted(Path(mount).glob(f"ha-callcenter-*-{mark}"))]
+
+    def ended(self) -> list[str]:
+        """Return the nodes and witnesses whose first process has ended, each with how."""
+        return [f"{place} ended with code {code}: {self._last_words(place)}" for place, process in self.places.items()
+                if (code := process.poll()) is not None]  # fmt: skip
+
+    def _last_words(self, place: str) -> str:
+        lines = (self.logs / f"{place}.log").read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it said nothing"
 
     def end(self) -> None:
         """Kill whatever is left. For the end of a demo that failed; a good one finds nothing."""
@@ -162,6 +188,10 @@ class System:
             for process in self.places.values():
                 process.poll()
             time.sleep(0.01)
+        for tree in self._cgroups():
+            for one in (*(entry for entry in tree.iterdir() if entry.is_dir()), tree):
+                with contextlib.suppress(OSError):  # something of it is not gone yet, or it has gone by itself
+                    one.rmdir()
 
     def remove(self) -> None:
         """Remove the directory."""
@@ -184,7 +214,7 @@ class System:
 
     def hactl_start(self, *arguments: str, node: str = "") -> subprocess.Popen[str]:
         """Start hactl and leave it to the caller to wait for it."""
-        environment = self._environment("hactl") | {"HA_CONFIG": str(self.config)}
+        environment = self.environment("hactl") | {"HA_CONFIG": str(self.config)}
         environment |= {"HA_NODE": node} if node else {}
         return subprocess.Popen(
             [*_command("hactl"), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -199,7 +229,8 @@ class System:
             return {}
         return found
 
-    def _environment(self, place: str) -> dict[str, str]:
+    def environment(self, place: str) -> dict[str, str]:
+        """Return the environment of what is started for a place: by it `members` finds it again."""
         keep = {key: value for key, value in os.environ.items() if not key.startswith(("HA_", "NOTIFY_"))}
         keep["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), keep.get("PYTHONPATH", ""))))
         return keep | {"HA_DEMO": f"{self.token}:{place}", "HA_PYTHON": sys.executable}
@@ -208,6 +239,14 @@ class System:
 def _command(program: str) -> list[str]:
     """Return how to run one of the checkout's launchers; `_environment` says with which interpreter."""
     return [str(ROOT / "bin" / program)]
+
+
+def _net_of(file: Path) -> str:
+    """Return the network that a system file was rendered with."""
+    found = re.search(r'addresses = \["(127\.\d+\.\d+)\.', file.read_text())
+    if found is None:
+        sys.exit(f"demo: cannot use {file}: it was not made by the demo")
+    return found[1]
 
 
 def _free_net() -> str:
