@@ -279,7 +279,7 @@ def test_a_removed_tenant_is_given_back_when_nothing_of_it_runs_and_is_forgotten
     bed.obey("acme/acd.1")
     while bed.asked and not releases(bed):
         bed.word(node, "acme")
-    assert releases(bed) == ["acme>"]
+    assert set(releases(bed)) == {"acme>"}
     assert "held/acme" not in bed.journal
     keep_alive(bed, 300)
     assert "acme" not in bed.state.runs
