@@ -17,7 +17,8 @@ def throw(world: World) -> str:
     nodes = sorted(world.system.nodes)
     kinds = [
         (_crash_copy, 5), (_crash_agent, 4), (_pause_agent, 4), (_lose_node, 2), (_cut, 3), (_one_way, 2),
-        (_lossy, 2), (_lose_witness, 1), (_pause_node, 1),
+        (_lossy, 2), (_lose_witness, 1), (_pause_node, 1), (_lose_side, 1), (_lose_voters, 1), (_lose_disk, 1),
+        (_lose_all, 0.3),
     ]  # fmt: skip
     fault = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])[0]
     return fault(world, rng.choice(nodes))
@@ -91,6 +92,40 @@ def _lose_witness(world: World, node: str) -> str:
     back = world.kernel.between(200, 4000)
     world.lose_node("w1", back * MS)
     return f"w1 is lost for {back} ms"
+
+
+def _lose_side(world: World, node: str) -> str:
+    side = world.system.nodes[node].side
+    back = world.kernel.between(500, 6000)
+    for name in world.system.nodes_of(side):
+        world.lose_node(name, back * MS)
+    return f"side {side} is lost for {back} ms"
+
+
+def _lose_voters(world: World, node: str) -> str:
+    back = world.kernel.between(50, 2000)
+    for name in world.system.voters:
+        world.crash_agent(Agent.WITNESS, name, back * MS)
+    return f"all voters are away for {back} ms"
+
+
+def _lose_disk(world: World, node: str) -> str:
+    """One voter forgets everything; the next one does so no sooner than the copying has surely ended."""
+    now = world.kernel.now
+    away = [name for name in world.system.voters if not world.hosts[(Agent.WITNESS, name)].alive]
+    if now < world.disk_lost_at + 20_000 * MS or away:
+        return "no disk is lost"
+    world.disk_lost_at = now
+    name = world.kernel.rng.choice(world.system.voters)
+    world.lose_disk(name)
+    return f"the Witness of {name} loses its disk"
+
+
+def _lose_all(world: World, node: str) -> str:
+    back = world.kernel.between(500, 3000)
+    for name in [*world.system.nodes, *world.system.witnesses]:
+        world.lose_node(name, back * MS)
+    return f"everything is lost for {back} ms"
 
 
 def _heal_after(world: World) -> int:

@@ -67,6 +67,7 @@ class World:
         everywhere = {tenant.name: encode_plan((tenant,)) for tenant in tenants}
         self.files = {name: dict(everywhere) for name in self.system.servers()}
         self.down: set[str] = set()  # nodes whose ha-master was ended by the operator
+        self.disk_lost_at = -(1 << 62)
         self.stopped: set[str] = set()  # tenants and processes that the operator stopped
         self.drained: set[str] = set()
         self.removed: dict[str, bytes] = {}  # files that the operator took away

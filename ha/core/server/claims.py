@@ -81,6 +81,8 @@ def on_offer(state: State, offer: PeerOffer, now: int) -> None:
         if ref.name in state.tenants and _capable(state, ref.name) and not state.runs[ref.name].epoch
     )
     if seated(state, now) and not state.stopping:
+        for name in names:
+            state.runs[name].offered = now + limits.COMMAND_RETRY_MS * MS
         state.out.extend(lease.probe(state.book, names, now))
 
 
@@ -125,7 +127,9 @@ def _wants(state: State, name: str, now: int) -> bool:
     tenant, run = state.tenants[name], state.runs[name]
     if run.epoch or name in state.book.held or not needs_lease(tenant) or not tenant_started(state, tenant):
         return False
-    return _may_try(state, name, now) and not _covered(state, name, now) and _capable(state, name)
+    if now >= run.offered and _covered(state, name, now):
+        return False
+    return _may_try(state, name, now) and _capable(state, name)
 
 
 def _covered(state: State, name: str, now: int) -> bool:
@@ -232,6 +236,9 @@ def _failed(state: State, result: Result, now: int) -> None:
     run = state.runs.get(result.name)
     if run is not None:
         run.seen = result
+        if now < run.offered:
+            # The offer overtook the release on its way to a voter.
+            run.next_try = now + limits.NUDGE_RETRY_MS * MS // 4
 
 
 def hash_of(text: str, number: int) -> int:

@@ -93,6 +93,7 @@ class Run:
     move: Move | None = None
     next_try: int = 0  # when to ask the voters again
     claim_after: int = 0  # a claim the other side may have first
+    offered: int = 0  # its holder released it to us: until then a refusal may just be older than the release
     moves: int = 0  # unplanned moves in the period
     moves_since: int = 0
     escalated: dict[str, int] = field(default_factory=dict)  # copy -> when its dependents were restarted with it
