@@ -101,6 +101,11 @@ class EventLog:
             to_json(event) for event in events[-limit:]
         ]
 
+    def recent(self, seconds: float) -> list[EventRecord]:
+        """Return the events of the last seconds, oldest first."""
+        since = time.time() - seconds
+        return [event for event in self._events if event.at >= since]
+
     def close(self) -> None:
         """Write what is left and close the file."""
         self.flush()

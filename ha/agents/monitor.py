@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,14 +35,18 @@ from ha.linux.table import ROLES
 from ha.model import limits
 from ha.model.errors import PersistError
 from ha.model.messages import AgentSeen, EventRecord, EventsSaid, Told
-from ha.model.names import Agent, process_of
+from ha.model.names import Agent, process_of, tenant_of
 from ha.model.plan import NodeFile, System, Tenant, decode_plan, digest_of
 from ha.runtime import log
 from ha.runtime.agent import Driver
 from ha.wire.routes import Channel
 
+if TYPE_CHECKING:
+    from ha.agents.hooks import Hooks
+
 AGENTS_EVERY_MS = 500
 EVENTS_A_LINE = 200  # of an answer to `hactl events`
+HOOKS_LOOK_BACK_S = 10.0
 LOG_LINES = 100  # `hactl logs` without a number
 
 
@@ -98,6 +103,7 @@ class Shell:
         self._pidfds: dict[str, tuple[int, int]] = {}  # copy -> pid, pidfd
         self._tenants: tuple[Tenant, ...] = ()
         self._agents: tuple[AgentSeen, ...] = ()
+        self._hooks: Hooks | None = None
         me, system, layout = agent.me, agent.system, agent.layout
         servers = _servers(system, me.side)
         self._events = EventLog(layout.data, me.name, agent.incarnation, self._wake_events)
@@ -132,6 +138,8 @@ class Shell:
         """End probes and clients; the copies go on."""
         self._gateway.close()
         self._prober.close()
+        if self._hooks is not None:
+            self._hooks.close()
         self._logs.close_all()
         for copy in list(self._pidfds):
             self._unwatch(copy)
@@ -197,8 +205,25 @@ class Shell:
         except (OSError, msgspec.MsgspecError) as error:
             log.warning("plan.unreadable", reason=error)
             return
+        self._set_hooks()
         tenants = tuple(self._permitted(tenant) for tenant in self._tenants)
         self.driver.feed(monitor.PlanKnown(tenants, effect.digest))
+
+    def _set_hooks(self) -> None:
+        """Hooks are loaded with the first plan that has any."""
+        hooked = {tenant.name: tenant for tenant in self._tenants if tenant.on_event}
+        if self._hooks is None and hooked:
+            from ha.agents.hooks import Hooks
+
+            self._hooks = Hooks(self._loop, self._policy, pwd.getpwuid(os.geteuid()).pw_name)
+            self._events.followers.append(self._hooks.on_event)
+        if self._hooks is not None:
+            # A tenant's first events may come before its plan reaches this node.
+            new = hooked.keys() - self._hooks.tenants.keys()
+            self._hooks.tenants = hooked
+            for event in self._events.recent(HOOKS_LOOK_BACK_S):
+                if tenant_of(event.subject) in new:
+                    self._hooks.on_event(event)
 
     def _permitted(self, tenant: Tenant) -> Tenant:
         """Leave out the commands this node's policy refuses: a copy of an older plan may still run."""

@@ -74,12 +74,13 @@ def _commands_refusal(policy: Policy, process: Process) -> str | None:
     changes = [change.command for change in (process.promote, process.demote) if change]
     probes = [probe.command for probe in process.probes]
     for command in (process.command, process.stop.command, *changes, *probes):
-        if command and (reason := _command_refusal(policy, command)):
+        if command and (reason := command_refusal(policy, command)):
             return reason
     return None if process.command else "policy: no command"
 
 
-def _command_refusal(policy: Policy, command: tuple[str, ...]) -> str | None:
+def command_refusal(policy: Policy, command: tuple[str, ...]) -> str | None:
+    """Return why this node does not run the command, or None."""
     if any("\0" in word for word in command):
         return f"policy: {command[0]!r} has an argument with a null byte"
     program = command[0]
