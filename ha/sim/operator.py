@@ -31,7 +31,7 @@ def relent(world: World, truth: Truth) -> None:
     for target in sorted(world.drained):
         world.client.ask(node, "undrain", target=target)
     for tenant in sorted({*truth.held, ""}):
-        world.client.ask(node, "unhold", **({"tenant": tenant} if tenant else {}))
+        world.client.ask(node, "unhold", tenant=tenant or None)
     world.drained.clear()
     truth.held.clear()
 
@@ -66,9 +66,9 @@ def _switch(world: World, truth: Truth, node: str) -> str:
     tenant = _tenant(world)
     truth.excused_until = world.kernel.now + EXCUSE_MS * MS
     name = tenant.name if tenant else "nobody"
-    more = {"to": world.kernel.rng.choice("ab")} if world.kernel.rng.random() < 0.5 else {}
-    one = world.client.ask(node, "switchover", tenant=name, **more)
-    return f"{one.id} at {node}: switchover {name} {more.get('to', '')}"
+    to = world.kernel.rng.choice("ab") if world.kernel.rng.random() < 0.5 else ""
+    world.client.ask(node, "switchover", tenant=name, to=to)
+    return f"switchover {name} {to}"
 
 
 def _restart(world: World, truth: Truth, node: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import msgspec
 
@@ -59,7 +60,7 @@ def draw_tenants(rng: random.Random, labels: tuple[str, ...]) -> tuple[tuple[Ten
             processes.append(process)
             if rng.random() < 0.4:
                 habits[process_id(name, process.name)] = _draw_habit(rng, process)
-        failback = "auto" if rng.random() < 0.2 else "manual"
+        failback: Literal["auto", "manual"] = "auto" if rng.random() < 0.2 else "manual"
         tenants.append(
             Tenant(
                 name=name, serial=1, priority=rng.randint(1, 99), home=rng.choice("ab"), failback=failback,

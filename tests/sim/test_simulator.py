@@ -8,7 +8,7 @@ from ha.core import witness
 from ha.core.server.state import tenant_started
 from ha.model.names import Agent
 from ha.model.timing import MS, Timing
-from ha.sim.run import run, unserved
+from ha.sim.run import harsh, run, unserved
 from ha.sim.tenants import tenants_of
 from ha.sim.world import Shape, World
 
@@ -114,3 +114,9 @@ def _no_outlasting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_rule_is_caught(broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)  # type: ignore[operator]
     assert any("two active" in run(seed, 0.5).failure for seed in range(1, 30))
+
+
+@pytest.mark.parametrize("seed", range(1, 7))
+def test_drawn_systems_obey_every_command_and_converge(seed: int) -> None:
+    report = run(seed, 0.3, harsh(seed))
+    assert not report.failure, f"seed {seed}: {report.failure}"
