@@ -14,6 +14,7 @@ this cluster did not start is ever touched.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ AGENT_ROLES = ("watcher", "master", "spawner", "monitor", "server", "witness")
 LOOK_EVERY_S = 0.02
 ASK_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 20.0
+_COUNT = itertools.count()  # clusters of this process
 NODE_FILE = '[policy]\nusers = ["root"]\n'  # test hosts are often root and nobody else
 
 
@@ -58,7 +60,8 @@ class Cluster:
         self._keep = keep
         places = [*self.nodes, *witnesses]
         network = f"127.{1 + os.getpid() % 200}.{os.getpid() // 200 % 250}"  # two clusters at once do not meet
-        self.addresses = {name: f"{network}.{number}" for number, name in enumerate(places, start=11)}
+        first = 11 + 40 * (next(_COUNT) % 6)
+        self.addresses = {name: f"{network}.{number}" for number, name in enumerate(places, start=first)}
         self.tenants_dir.mkdir()
         (self.directory / "node.toml").write_text(node_file)
         (self.directory / "node.toml").chmod(0o600)
