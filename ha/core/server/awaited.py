@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ha.core.server import orders, view
+from ha.core.server import restarts, view
 from ha.core.server.state import State, Wait, process_started, register
 from ha.model.messages import CopyState
 from ha.model.plan import Process, Tenant
@@ -75,7 +75,7 @@ def _restarted(state: State, tenant: Tenant, process: Process, wait: Wait) -> st
     for node, copy in _copies(state, tenant, process):
         if copy.state is Seen.DOWN and copy.role is None:
             continue
-        number = orders.restart_target(state, tenant, process, state.system.nodes[node].side)
+        number = restarts.restart_target(state, tenant, process, state.system.nodes[node].side)
         if copy.restart != number or copy.state is not Seen.READY:
             return f"is not restarted on {node} yet"
     return ""

@@ -11,24 +11,24 @@ import msgspec
 
 from ha.core.machine import Send
 from ha.core.server import moves
+from ha.core.server.needs import dependency_missing, role_here, stopping_user
+from ha.core.server.places import adopt_places, place_of, waits_for_node
+from ha.core.server.restarts import reset_number, restart_number
 from ha.core.server.state import (
     MoveKind,
     NodeView,
     Place,
     Run,
     State,
-    drained,
-    eligible,
     process_started,
     seated,
     usable,
 )
 from ha.model import limits
-from ha.model.messages import CopyState, Order, Orders, OrdersAnswer
+from ha.model.messages import Order, Orders, OrdersAnswer
 from ha.model.names import Agent, process_of, tenant_of
-from ha.model.plan import Dependency, Process, Tenant, digest_of
-from ha.model.status import NodeState, OnDeath, Role, RunStatus, Wanted
-from ha.model.status import State as Seen
+from ha.model.plan import Process, Tenant
+from ha.model.status import NodeState, OnDeath, Role, Wanted
 from ha.model.timing import MS
 
 UNSTAMPED = (0, 0, 0)  # the generation of an order that differs from what the node was told
@@ -84,83 +84,6 @@ def resend(state: State, now: int) -> None:
             _send(state, {node: dict(view.unanswered)}, now)
 
 
-def dependency_missing(state: State, tenant: Tenant, process: Process) -> str:
-    """Return what a copy of the process on this side still waits for, or an empty string."""
-    for dependency in process.depends_on:
-        reason = _unmet(state, tenant, dependency)
-        if reason:
-            return reason
-    return ""
-
-
-def restart_number(state: State, tenant: Tenant, process: Process, key: str, node: str) -> int:
-    """Return the restart number of a copy: what was asked for, and a digest of what only a restart can change.
-
-    A rolling restart moves on one copy at a time: a copy takes the new number when those before it have it, ready.
-    """
-    asked = state.registers.get(f"restart/{tenant.name}/{process.name}")
-    target = restart_target(state, tenant, process, state.side)
-    seen = state.table.get(node, key)
-    if asked is None or not asked.value.startswith("rolling") or seen is None or seen.restart == target:
-        return target
-    if not seen.state.runs:
-        return target
-    mine = (state.side, node, key)
-    for other_key, other_node, other in _copies_everywhere(state, tenant, process):
-        place = (state.system.nodes[other_node].side, other_node, other_key)
-        if place == mine or not _takes_part(state, tenant, process, other_key, other_node, other):
-            continue
-        done = other.restart == restart_target(state, tenant, process, place[0])
-        if other.state is not Seen.READY or (place < mine and not done):
-            return seen.restart
-    return target
-
-
-def _takes_part(state: State, tenant: Tenant, process: Process, key: str, node: str, copy: CopyState) -> bool:
-    """Return whether a rolling restart waits for this copy: it runs, or is just being started again."""
-    if copy.state.runs or copy.state is Seen.BACKOFF:
-        return _believed(state, node)
-    view = state.nodes.get(node)
-    if view is not None:
-        order = view.orders.get(key)
-        return order is not None and order.wanted is Wanted.UP and copy.state is not Seen.FAILED
-    if not _believed(state, node) or copy.state is Seen.FAILED or not process_started(state, tenant, process):
-        return False
-    # On the other side: down for the moment, unless it is cold here, or another node of that side has it.
-    elsewhere = any(
-        other_key == key and other_node != node and other.state.runs
-        for other_key, other_node, other in _copies_everywhere(state, tenant, process)
-        if state.system.nodes[other_node].side != state.side
-    )
-    cold_there = process.run_status is RunStatus.COLD and state.runs[tenant.name].epoch > 0
-    return not elsewhere and not cold_there
-
-
-def restart_target(state: State, tenant: Tenant, process: Process, side: str) -> int:
-    """Return the restart number that all copies of a side end up with."""
-    asked = state.registers.get(f"restart/{tenant.name}/{process.name}")
-    here = state.registers.get(f"restart/{tenant.name}/{process.name}@{side}")
-    asked_for = (asked.serial if asked else 0) + (here.serial if here else 0)
-    return (asked_for << 32) + restart_digest(tenant, process)
-
-
-def restart_digest(tenant: Tenant, process: Process) -> int:
-    """Return a number that changes when the process has to be started again for its plan to take effect."""
-    text = repr((
-        process.command, process.user, process.group, process.working_directory, process.umask,
-        sorted(process.environment.items()), process.environment_file, sorted(tenant.environment.items()),
-        process.limits, process.run_status.exclusive, process.ready.by,
-    ))  # fmt: skip
-    return int(digest_of(text.encode())[:8], 16)
-
-
-def reset_number(state: State, tenant: str, process: str) -> int:
-    """Return the reset number of a process's copies: how often somebody asked to forget its deaths."""
-    own = state.registers.get(f"reset/{tenant}/{process}")
-    all_ = state.registers.get(f"reset/{tenant}")
-    return (own.serial if own else 0) + (all_.serial if all_ else 0)
-
-
 def _ready_to_order(state: State, now: int) -> bool:
     """What runs must be known before the first order: every node of the side was heard, or had the time to speak."""
     if state.ordering:
@@ -173,25 +96,10 @@ def _ready_to_order(state: State, now: int) -> bool:
     )
     if heard or now >= max(state.seated_at, state.started) + 2 * state.system.timing.promise_ms * MS:
         state.ordering = True
-        _adopt_places(state)
+        adopt_places(state)
         for name in state.tenants:
             state.touch(name)
     return state.ordering
-
-
-def _adopt_places(state: State) -> None:
-    """Copies that run stay where they are."""
-    for node in state.nodes:
-        for key, copy in state.table.copies(node).items():
-            tenant = tenant_of(key)
-            if not copy.state.runs or tenant not in state.tenants:
-                continue
-            run = state.runs[tenant]
-            place = run.places.get(key)
-            if place is None:
-                run.places[key] = Place(node, was_up=True)
-            elif place.node == node:
-                place.was_up = True
 
 
 def _orders_of(state: State, tenant: Tenant, process: Process, now: int) -> dict[str, tuple[str, Order]]:
@@ -201,14 +109,14 @@ def _orders_of(state: State, tenant: Tenant, process: Process, now: int) -> dict
         return _as_they_are(state, run, f"{tenant.name}/{process.name}")
     orders = {}
     for key in tenant.copy_keys(process):
-        role = _role(state, tenant, process, run)
+        role = role_here(state, tenant, process, run)
         runs_here = role is not None and process_started(state, tenant, process)
-        place = _placed(state, tenant, process, key, role, now)
+        place = place_of(state, tenant, process, key, role, now)
         if place is None:
             if runs_here:
                 run.blocked[key] = f"no node of side {state.side} that is up may run it"
             continue
-        there = usable(state, place.node) or _waits_for_node(state, process, run, place)
+        there = usable(state, place.node) or waits_for_node(state, process, run, place)
         wanted = Wanted.UP if runs_here and there else Wanted.DOWN
         wanted = _gated(state, tenant, process, key, place, wanted)
         orders[key] = (place.node, _order(state, tenant, process, key, place, wanted, role, now))
@@ -222,69 +130,6 @@ def _as_they_are(state: State, run: Run, process: str) -> dict[str, tuple[str, O
         for key, place in run.places.items()
         if process_of(key) == process and key in state.nodes[place.node].orders
     }
-
-
-def _role(state: State, tenant: Tenant, process: Process, run: Run) -> Role | None:
-    """Return the role of the process's copies on this side; None: they should not run."""
-    if process.run_status is RunStatus.LOAD_SHARING:
-        return Role.ACTIVE
-    if run.epoch:
-        return Role.ACTIVE
-    return Role.STANDBY if process.run_status.standby_runs else None
-
-
-def _placed(state: State, tenant: Tenant, process: Process, key: str, role: Role | None, now: int) -> Place | None:
-    """Return the copy's place, a new one if it has none or may leave the one it has; None: nowhere."""
-    run = state.runs[tenant.name]
-    place = run.places.get(key)
-    exclusive_here = process.run_status.exclusive and run.epoch > 0
-    if place is not None and (usable(state, place.node) and place.node in eligible(state, process, state.side)):
-        return _with_fencing(state, tenant, run, key, place, exclusive_here)
-    if place is not None and place.fencing and exclusive_here:
-        return place  # only a move inside the side may take it away (moves.begin_inner)
-    if (
-        place is not None
-        and _waits_for_node(state, process, run, place)
-        and place.node in eligible(state, process, state.side)
-    ):
-        return place
-    node = _choose(state, tenant, process, key)
-    if node is None:
-        return place
-    run.places[key] = Place(node)
-    return _with_fencing(state, tenant, run, key, run.places[key], exclusive_here)
-
-
-def _waits_for_node(state: State, process: Process, run: Run, place: Place) -> bool:
-    """Return whether a copy that needs no right stays on its dead node: if only the agents died, it runs on."""
-    view = state.nodes[place.node]
-    needs_right = process.run_status.exclusive and run.epoch > 0
-    return view.state is NodeState.DEAD and not view.given_up and not needs_right and not drained(state, place.node)
-
-
-def _with_fencing(state: State, tenant: Tenant, run: Run, key: str, place: Place, active: bool) -> Place:
-    if active and not place.fencing:
-        place.fencing = (run.epoch << 16) + run.inner
-        place.was_up = False
-        run.unsaved = True
-    return place
-
-
-def _choose(state: State, tenant: Tenant, process: Process, key: str) -> str | None:
-    """Return the node for a copy: where it runs already, else the one with fewest copies; ties by name."""
-    nodes = [node for node in eligible(state, process, state.side) if usable(state, node)]
-    if not nodes:
-        return None
-    siblings = tenant.copy_keys(process)
-    run = state.runs[tenant.name]
-
-    def load(node: str) -> tuple[bool, int, int, str]:
-        seen = state.table.get(node, key)
-        same = sum(1 for other in siblings if other in run.places and run.places[other].node == node)
-        every = sum(1 for r in state.runs.values() for place in r.places.values() if place.node == node)
-        return not (seen and seen.state.runs), same, every, node
-
-    return min(nodes, key=load)
 
 
 def _gated(state: State, tenant: Tenant, process: Process, key: str, place: Place, wanted: Wanted) -> Wanted:
@@ -303,35 +148,11 @@ def _gated(state: State, tenant: Tenant, process: Process, key: str, place: Plac
             return Wanted.DOWN
         return Wanted.UP
     if seen is not None and seen.state.runs and (ordered_up or before is None):
-        user = _stopping_user(state, tenant, process)
+        user = stopping_user(state, tenant, process)
         if user:
             run.blocked[key] = f"waits for {user} to stop"
             return Wanted.UP
     return Wanted.DOWN
-
-
-def _stopping_user(state: State, tenant: Tenant, process: Process) -> str:
-    """Return something that depends on the process here, should stop and still runs; empty: nothing."""
-    for user in state.graph.needed_by.get(f"{tenant.name}/{process.name}", ()):
-        found = state.graph.found.get(user)
-        if found is None:
-            continue
-        run = state.runs[found[0].name]
-        for key in found[0].copy_keys(found[1]):
-            place = run.places.get(key)
-            if place is None:
-                continue
-            role = _role(state, *found, run)
-            stays = role is not None and process_started(state, *found) and usable(state, place.node)
-            seen = state.table.get(place.node, key)
-            if (
-                not stays
-                and seen is not None
-                and seen.state.runs
-                and state.nodes[place.node].state is not NodeState.DEAD
-            ):
-                return user
-    return ""
 
 
 def _order(
@@ -352,44 +173,6 @@ def _order(
     if before is not None and before.role is not role:
         place.was_up = False
     return order
-
-
-def _unmet(state: State, tenant: Tenant, dependency: Dependency) -> str:
-    """Return why a dependency is not met, or an empty string (design section 2)."""
-    found = state.graph.found.get(dependency.id)
-    if found is None:
-        return f"{dependency.id} is not in the plan"
-    other, process = found
-    own = other.name == tenant.name
-    if own:
-        role = _role(state, other, process, state.runs[other.name])
-        if role is None or not process.enabled:
-            return ""  # cold, and its tenant is active elsewhere: nothing to wait for here
-    same_side = own or dependency.where == "same-side"
-    for key, node, copy in _copies_everywhere(state, other, process):
-        if same_side and state.system.nodes[node].side != state.side:
-            continue
-        if copy.state is not Seen.READY or not _believed(state, node):
-            continue
-        if own or process.run_status is RunStatus.LOAD_SHARING or copy.role is Role.ACTIVE:
-            return ""
-        del key
-    return f"{dependency.id} is not ready" + (f" on side {state.side}" if same_side else "")
-
-
-def _believed(state: State, node: str) -> bool:
-    """What a Monitor last said counts while it is heard."""
-    heard = state.monitors.get(node)
-    return heard is not None and state.now - heard[1] < state.system.timing.freeze_after_ms * MS
-
-
-def _copies_everywhere(state: State, tenant: Tenant, process: Process) -> list[tuple[str, str, CopyState]]:
-    found = []
-    keys = tenant.copy_keys(process)
-    for node in state.table.nodes():
-        if node in state.system.nodes:
-            found += [(key, node, copy) for key in keys if (copy := state.table.get(node, key)) is not None]
-    return found
 
 
 def _replace(

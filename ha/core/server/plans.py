@@ -13,7 +13,7 @@ from ha.core import catalog
 from ha.core.graph import graph_of
 from ha.core.machine import Persist, Send
 from ha.core.server.nodes import give_plan_to_all
-from ha.core.server.orders import restart_digest
+from ha.core.server.restarts import restart_digest
 from ha.core.server.state import Check, Checked, Run, State
 from ha.model.errors import Finding
 from ha.model.messages import CatalogEntry, PeerShare
