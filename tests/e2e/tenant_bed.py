@@ -1,7 +1,7 @@
 """Bed: a Cluster with what tests of tenants need: programs that write what they are told, and short questions.
 
-The programs append lines to one ledger file: `WORD TENANT/PROCESS NODE ROLE EPOCH PID`, so that what a process was told,
-and in which order, is read from the processes themselves and not from the agents' word about them.
+The programs append lines to one ledger file: `WORD TENANT/PROCESS NODE ROLE EPOCH PID`, so that what a process was
+told, and in which order, is read from the processes themselves and not from the agents' word about them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ me = os.environ["HA_TENANT"] + "/" + os.environ["HA_PROCESS"], os.environ["HA_NO
 def say(word, role, epoch):
     with open(ledger, "a") as out:
         out.write(f"{word} {me[0]} {me[1]} {role} {epoch} {os.getpid()}\\n")
-agent = connect(on_active=lambda epoch: say("role", "active", epoch), on_standby=lambda epoch: say("role", "standby", epoch))
+agent = connect(
+    on_active=lambda epoch: say("role", "active", epoch), on_standby=lambda epoch: say("role", "standby", epoch)
+)
 if len(sys.argv) > 3:
     agent.watchdog(float(sys.argv[3]))
 agent.ready()

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+
 from tests.e2e.tenant_bed import Bed
 
 pytestmark = pytest.mark.e2e
