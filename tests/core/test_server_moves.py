@@ -293,3 +293,20 @@ def test_a_server_that_ends_gives_back_a_removed_tenant_too() -> None:
     bed.feed(server.Directory({}))
     bed.feed(server.Stopping())
     assert [asked.tenant for _, asked in bed.asked] == ["acme"]
+
+
+def test_a_drain_does_not_stop_what_nobody_can_take() -> None:
+    bed = running()
+    standby_on_b(bed, Seen.STARTING)
+    node = node_of(bed)
+    bed.pull(node)
+    ask(bed, "drain", target="a")
+    keep_alive(bed, 300)
+    assert bed.orders[node]["acme/acd.1"].wanted is Wanted.UP
+    assert releases(bed) == []
+    standby_on_b(bed)
+    keep_alive(bed, 120)
+    bed.word(node, "acme")
+    assert set(releases(bed)) == {"acme>b1"}
+    keep_alive(bed, 120)
+    assert bed.orders[node]["acme/acd.1"].wanted is Wanted.DOWN

@@ -12,7 +12,7 @@ import msgspec
 from ha.core.machine import Send
 from ha.core.server import moves
 from ha.core.server.needs import dependency_missing, role_here, stopping_user
-from ha.core.server.places import adopt_places, place_of, waits_for_node
+from ha.core.server.places import acts_until_moved, adopt_places, place_of, waits_for_node
 from ha.core.server.restarts import reset_number, restart_number
 from ha.core.server.state import (
     MoveKind,
@@ -116,7 +116,9 @@ def _orders_of(state: State, tenant: Tenant, process: Process, now: int) -> dict
             if runs_here:
                 run.blocked[key] = f"no node of side {state.side} that is up may run it"
             continue
-        there = usable(state, place.node) or waits_for_node(state, process, run, place)
+        there = (
+            usable(state, place.node) or waits_for_node(state, process, run, place) or acts_until_moved(state, place)
+        )
         wanted = Wanted.UP if runs_here and there else Wanted.DOWN
         wanted = _gated(state, tenant, process, key, place, wanted)
         orders[key] = (place.node, _order(state, tenant, process, key, place, wanted, role, now))

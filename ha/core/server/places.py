@@ -63,6 +63,13 @@ def waits_for_node(state: State, process: Process, run: Run, place: Place) -> bo
     return view.state is NodeState.DEAD and not view.given_up and not needs_right and not drained(state, place.node)
 
 
+def acts_until_moved(state: State, place: Place) -> bool:
+    """An active copy on a drained node goes on until its tenant could be moved; a node that ends waits for nobody."""
+    view = state.nodes[place.node]
+    leaving = view.pull is not None and view.pull.leaving
+    return place.fencing > 0 and not leaving and view.state in (NodeState.UP, NodeState.SUSPECT)
+
+
 def _with_fencing(state: State, tenant: Tenant, run: Run, key: str, place: Place, active: bool) -> Place:
     if active and not place.fencing:
         place.fencing = (run.epoch << 16) + run.inner
