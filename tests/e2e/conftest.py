@@ -20,6 +20,7 @@ from ha.linux.table import ProgressTable
 from ha.model.names import Agent
 from tests.e2e.recorder_program import Period, Uncovered, overlaps, periods, steps_back
 
+QUIET_S = 1.5
 AGENTS = ("master", "watcher", "spawner", "monitor", "server")
 TENANT = """
 [tenant]
@@ -69,14 +70,15 @@ class Recorded(Cluster):
         return overlaps(found, self.uncovered) + steps_back(found, self.uncovered)
 
     def without_spawner(self, node: str, since_ns: int) -> None:
-        """Wait until the loop of a node's Spawner has turned since, and note that until then it was uncovered."""
+        """Wait until the loop of a node's Spawner turns from now on, and note that until then it was uncovered."""
+        now = boottime_ns()
         path = f"{self.run_dir}/{node}/agents/table"
 
         def turned() -> bool:
             table = ProgressTable.open(path)
             try:
                 slot = table.read(Agent.SPAWNER)
-                return slot.turn_ns > since_ns and slot.pid == self.agent(node, "spawner")
+                return slot.turn_ns > now and slot.pid == self.agent(node, "spawner")
             finally:
                 table.close()
 
@@ -156,10 +158,23 @@ def two_tenants(make: MakeCluster) -> Recorded:
 
 
 def calm(cluster: Cluster, node: str = "") -> Status:
-    """Forget the moves of earlier tests, which are bounded, and return the status when all is well."""
+    """Forget the moves of earlier tests, which are bounded, and return the status when all has long been well.
+
+    Long: what an agent's death leads to shows within a promise, when nothing changes for QUIET_S it is over.
+    """
     for tenant in ("acme", "bell"):
         cluster.ask(node or next(iter(cluster.nodes)), "reset", {"target": tenant})
-    return cluster.wait(settled, "all is well", 60, node)
+    ends = time.monotonic() + 60
+    quiet_since, seen = time.monotonic(), {}
+    while time.monotonic() < ends:
+        status = cluster.status(node)
+        now = cluster.managed()
+        if status is None or not settled(status) or now != seen:
+            quiet_since, seen = time.monotonic(), now
+        elif time.monotonic() - quiet_since > QUIET_S:
+            return status
+        time.sleep(0.05)
+    return cluster.wait(settled, "all is well", 1, node)
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
