@@ -8,16 +8,15 @@ Death is a pidfd, emptiness is cgroup.events (or a look every LOOK_MS where ther
 from __future__ import annotations
 
 import os
-import pwd
 import select
 import signal
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ha.agents.surroundings import account_of, environment_of_copy, remove_directory
 from ha.agents.talk import Feed, Talk
 from ha.core import spawner
-from ha.core.policy import allows_root, environment_refusal
 from ha.core.spawning import events as ev
 from ha.core.spawning.launch import OUTPUT_FIFO
 from ha.core.spawning.state import SpawnerState
@@ -28,7 +27,7 @@ from ha.linux.fence import CgroupFence, Fence, fence_for
 from ha.linux.identity import Identity
 from ha.linux.outcome import Outcome
 from ha.linux.spawn import EXEC_TIMEOUT_MS, Pending, SpawnError, SpawnRequest, begin, finish
-from ha.linux.users import Account, resolve
+from ha.linux.users import Account
 from ha.model.errors import HaError
 from ha.model.plan import Policy, Process
 from ha.model.status import Exit
@@ -39,8 +38,6 @@ from ha.runtime.loop import Loop, Timer
 SLICE_MS = 8
 LOOK_MS = 20
 CONFIRM_MS = 50
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-MAX_ENVIRONMENT_FILE_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -169,28 +166,14 @@ class Processes:
 
     def _account(self, process: Process) -> Account:
         key = (process.user, process.group)
-        account = self._accounts.get(key)
-        if account is None:
-            account = resolve(process.user, process.group)
-            if account.uid == 0 and not allows_root(self.policy, self.state().agent_user):
-                raise ValueError(f"user {process.user or 'root'} is uid 0, which users of this node does not name")
-            if not account.name:
-                account = _named(account)
-            self._accounts[key] = account
-        return account
+        if key not in self._accounts:
+            self._accounts[key] = account_of(self.policy, process, self.state().agent_user)
+        return self._accounts[key]
 
     def _environment(
         self, planned: dict[str, str], identity: dict[str, str], process: Process, account: Account
     ) -> dict[str, str]:
-        """Return the environment. Raises OSError, ValueError."""
-        base = {"PATH": PATH, "HOME": account.home, "USER": account.name, "LOGNAME": account.name, "LANG": "C.UTF-8"}
-        secret: dict[str, str] = {}
-        if process.environment_file:
-            secret = read_environment_file(process.environment_file)
-            reason = environment_refusal(self.policy, secret)
-            if reason:
-                raise ValueError(f"{process.environment_file}: {reason}")
-        return {**base, **planned, **secret, **identity}
+        return environment_of_copy(self.policy, planned, identity, process, account)
 
     # --- adopt -----------------------------------------------------------------------------------
 
@@ -421,59 +404,10 @@ class Processes:
         return running if running is not None and running.instance == instance else None
 
 
-def read_environment_file(path: str) -> dict[str, str]:
-    """Return NAME=VALUE lines; blank lines and those that begin with # are left out. Raises OSError, ValueError."""
-    with open(path, encoding="utf-8") as file:
-        text = file.read(MAX_ENVIRONMENT_FILE_BYTES + 1)
-    if len(text) > MAX_ENVIRONMENT_FILE_BYTES:
-        raise ValueError(f"cannot use {path}: longer than {MAX_ENVIRONMENT_FILE_BYTES} bytes")
-    found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        name, equals, value = line.partition("=")
-        if not equals or not name.strip() or "\0" in line:
-            raise ValueError(f"cannot use {path}: line {number} is no NAME=VALUE")  # its text may be a secret
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        found[name.strip()] = value
-    return found
-
-
-def remove_directory(path: str) -> None:
-    """Remove a copy's directory, as far as it holds nothing but what stands there by our doing."""
-    try:
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        for name in os.listdir(directory):
-            try:
-                os.unlink(name, dir_fd=directory)
-            except OSError:
-                continue  # a directory the program made: it stays, and so does ours
-    finally:
-        os.close(directory)
-    try:
-        os.rmdir(path)
-    except OSError:
-        return
-
-
 def _rearm(events_fd: int) -> None:
     from ha.linux.cgroups import read_events
 
     read_events(events_fd)
-
-
-def _named(account: Account) -> Account:
-    try:
-        entry = pwd.getpwuid(account.uid)
-    except KeyError:
-        return account
-    return Account(uid=account.uid, gid=account.gid, groups=account.groups, name=entry.pw_name, home=entry.pw_dir)
 
 
 def _ended(exit: Exit) -> str:

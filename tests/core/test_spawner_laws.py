@@ -35,7 +35,9 @@ DEEDS = st.one_of(
     ORDERS,
     ACTIVATE,
     ACTIVATE,
-    st.tuples(st.just("allow"), st.sampled_from(COPIES[:4]), st.integers(0, 3), st.sampled_from([150, 400, 700, 2_000])),
+    st.tuples(
+        st.just("allow"), st.sampled_from(COPIES[:4]), st.integers(0, 3), st.sampled_from([150, 400, 700, 2_000])
+    ),
     st.tuples(st.just("forbid"), st.sampled_from(COPIES[:4])),
     st.tuples(st.just("relinquish"), st.integers(0, 3), st.sampled_from([0, 0, 100, 250])),
     st.tuples(st.just("run"), st.sampled_from([1, 20, 95, 300, 900, 6_000])),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.core.spawner_bed import ACME, NODE, Bed
 
 from ha.core.machine import Persist, Send, Tick
 from ha.core.policy import refusal
@@ -15,6 +14,7 @@ from ha.model import messages as m
 from ha.model.names import Agent
 from ha.model.plan import Policy, Process, Stop, Tenant, digest_of, encode_plan
 from ha.model.status import Exit, OnDeath, Role, State, Wanted
+from tests.core.spawner_bed import ACME, NODE, Bed
 
 IVR, WARM, DB, PLAIN, WEB = "acme/ivr.1", "acme/warm.1", "acme/db.1", "acme/plain.1", "acme/web.1"
 F = 65536
@@ -115,6 +115,10 @@ def test_command_and_environment_come_from_plan_and_order() -> None:
 # --- policy --------------------------------------------------------------------------------------
 
 
+OPT = Policy(commands=("/usr/bin", "/opt"))
+STOP = Stop(command=("/x/y",))
+
+
 @pytest.mark.parametrize(
     ("policy", "process", "passes"),
     [
@@ -127,12 +131,12 @@ def test_command_and_environment_come_from_plan_and_order() -> None:
         (Policy(commands=("/opt",)), Process(name="p", command=("/opt/../bin/a",), user="acme"), False),
         (Policy(commands=("/opt",)), Process(name="p", command=("/opt/a",), user="acme"), True),
         (Policy(commands=("/opt",)), Process(name="p", command=("/optional/a",), user="acme"), False),
-        (Policy(commands=("/usr/bin", "/opt")), Process(name="p", command=("/usr/bin/python3", "/tmp/x"), user="u"), False),
-        (Policy(commands=("/usr/bin", "/opt")), Process(name="p", command=("/usr/bin/python3", "-c", "1"), user="u"), False),
-        (Policy(commands=("/usr/bin", "/opt")), Process(name="p", command=("/usr/bin/python3", "/opt/x"), user="u"), True),
+        (OPT, Process(name="p", command=("/usr/bin/python3", "/tmp/x"), user="u"), False),
+        (OPT, Process(name="p", command=("/usr/bin/python3", "-c", "1"), user="u"), False),
+        (OPT, Process(name="p", command=("/usr/bin/python3", "/opt/x"), user="u"), True),
         (Policy(), Process(name="p", command=("a",), user="acme"), False),
         (Policy(), Process(name="p", command=("/bin/a",), user="u", environment={"LD_PRELOAD": "x"}), False),
-        (Policy(commands=("/bin",)), Process(name="p", command=("/bin/a",), user="u", stop=Stop(command=("/x/y",))), False),
+        (Policy(commands=("/bin",)), Process(name="p", command=("/bin/a",), user="u", stop=STOP), False),
     ],
 )  # fmt: skip
 def test_policy_of_the_node(policy: Policy, process: Process, passes: bool) -> None:
@@ -382,6 +386,25 @@ def test_program_on_the_control_socket_is_told_there() -> None:
     bed.run(25)
     assert [effect.method for effect in bed.all(ev.TellRole)] == ["socket"]
     assert len(bed.all(ev.Spawn)) == 1
+
+
+def test_standby_that_says_it_is_active_has_no_right_to_be_and_is_started_anew() -> None:
+    bed = Bed()
+    bed.order(PLAIN, Role.STANDBY)
+    instance = bed.state.copies[PLAIN].instance
+    bed.feed(ev.Connected(PLAIN, instance, Role.STANDBY, 0))
+    assert bed.state.copies[PLAIN].instance == instance
+    bed.feed(ev.Connected(PLAIN, instance, Role.ACTIVE, F))
+    assert [effect.instance for effect in bed.all(ev.Freeze)] == [instance]
+    assert [effect.role for effect in bed.all(ev.Spawn)] == [Role.STANDBY, Role.STANDBY]
+
+
+def test_active_copy_that_says_it_is_standby_is_told_again() -> None:
+    bed = active(WARM)
+    instance = bed.state.copies[WARM].instance
+    bed.feed(ev.Connected(WARM, instance, Role.STANDBY, F))
+    assert [(effect.role, effect.instance) for effect in bed.all(ev.TellRole)] == [(Role.ACTIVE, instance)]
+    assert bed.fact(WARM).role is Role.ACTIVE
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tests.core.spawner_bed import SYSTEM, TIMING, Bed
-
 from ha.core.machine import Received, Tick
 from ha.core.spawning import events as ev
 from ha.model import messages as m
 from ha.model.names import Agent
 from ha.model.status import Role, State
 from ha.model.timing import MS
+from tests.core.spawner_bed import SYSTEM, TIMING, Bed
 
 IVR, WARM, DB = "acme/ivr.1", "acme/warm.1", "acme/db.1"
 

@@ -96,9 +96,7 @@ class Rig:
         self.start()
 
     def _end(self, role: Agent) -> Switchboard:
-        codec = Codec(
-            system=self.system.name, role=role, node="a1", incarnation=11, nodes=(*self.system.nodes, "w1")
-        )
+        codec = Codec(system=self.system.name, role=role, node="a1", incarnation=11, nodes=(*self.system.nodes, "w1"))
         sockets = Sockets(codec, common.boottime_ns, silence_ms=1_000)
         self.sockets.append(sockets)
         return Switchboard(sockets, self.system, self.me)
