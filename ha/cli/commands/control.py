@@ -51,7 +51,7 @@ def stop(session: Session, target: str, wait: bool) -> None:
 
 @click.command()
 @target_argument
-@click.option("--rolling", is_flag=True, help="One copy after the other, each ready before the next; standbys first.")
+@click.option("--rolling", is_flag=True, help="One copy after the other, each ready before the next, side a first.")
 @wait_option
 @pass_session
 def restart(session: Session, target: str, rolling: bool, wait: bool) -> None:
