@@ -11,6 +11,7 @@ and may have been done; `hactl request ID` asks later).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ OPERATE = frozenset(
         "failback",
     }
 )  # fmt: skip
+OWN_DIRECTORY = frozenset({"diff", "apply"})  # only the Server of this node reads this node's tenants directory
 LOOK_ELSEWHERE_MS = 300  # a Server that has not answered by then: the next one is asked too
 RETRY_UNSENT_MS = 50  # no Server was connected
 TTL_MIN_MS, TTL_MAX_MS = 50, 3_600_000
@@ -81,6 +83,7 @@ class Gateway:
         """`directory`: run_dir/NODE; `servers`: nodes of the Servers, this side first. Raises HaError."""
         self._loop = loop
         self._servers = servers
+        self._node = os.path.basename(directory)
         self._preferred = ""
         self._send = send
         self._local = local
@@ -152,7 +155,9 @@ class Gateway:
         self._again(asked, now + (LOOK_ELSEWHERE_MS if took else RETRY_UNSENT_MS) * MS)
 
     def _ask_next(self, asked: Asked) -> bool:
+        only = asked.request.verb in OWN_DIRECTORY and self._node in self._servers
         order = sorted(self._servers, key=lambda node: node != self._preferred)  # stable: else in their order
+        order = [self._node] if only else order
         rest = [node for node in order if node not in asked.asked] or order
         ask = Ask(asked.request.id, asked.line, asked.connection.operator)
         for node in rest:

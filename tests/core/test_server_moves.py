@@ -8,12 +8,16 @@ from server_bed import Bed, up
 from ha.core import server
 from ha.core.machine import Persist, Received, Send
 from ha.core.server import step
+from ha.core.server.complaints import Complaint
 from ha.model import limits
+from ha.model.errors import Finding
 from ha.model.messages import (
     Ask,
     CopyState,
     LeaseRef,
     PeerOffer,
+    PeerShare,
+    Register,
     Relinquish,
     Relinquished,
     TenantHeld,
@@ -310,3 +314,17 @@ def test_a_drain_does_not_stop_what_nobody_can_take() -> None:
     assert set(releases(bed)) == {"acme>b1"}
     keep_alive(bed, 120)
     assert bed.orders[node]["acme/acd.1"].wanted is Wanted.DOWN
+
+
+def test_what_another_directory_complains_of_is_shown_here() -> None:
+    bed = running()
+    bed.feed(server.Checked("directory", (), (Finding(file="x.toml", line=2, column=1, code="c", text="own"),)))
+    said = Complaint((Finding(file="y.toml", line=3, column=1, code="c", text="other"),), "2 files are gone from b1")
+    value = msgspec.json.encode(said).decode()
+    bed.hear(Agent.SERVER, "b1", PeerShare((Register("dir/b1", value, 99, "b1"),), ()))
+    result = ask(bed, "status")["result"]  # type: ignore[index]
+    assert [error["text"] for error in result["plan"]["errors"]] == ["own", "other"]  # type: ignore[index]
+    helps = [alarm["help"] for alarm in result["alarms"] if alarm["text"] == said.waits]  # type: ignore[index]
+    assert helps == ["hactl --node b1 diff; hactl --node b1 apply --confirm"]
+    bed.hear(Agent.SERVER, "b1", PeerShare((Register("dir/b1", "", 100, "b1"),), ()))
+    assert len(ask(bed, "status", id_="r2")["result"]["plan"]["errors"]) == 1  # type: ignore[index]

@@ -55,7 +55,13 @@ def on_ask(state: State, event: Received, ask: Ask, now: int) -> None:
     except (msgspec.DecodeError, ValueError) as error:
         _tell(state, who, ask.id, {"exit": 2, "error": f"cannot read the request: {error}"})
         return
-    if not seated(state, now) and not ask.forwarded and _forward(state, who, ask, _holder(state, request, now), now):
+    about_seat = request.verb not in OWN_VERBS
+    if (
+        about_seat
+        and not seated(state, now)
+        and not ask.forwarded
+        and _forward(state, who, ask, _holder(state, request, now), now)
+    ):
         return
     reply = _carry_out(state, request, ask, event, now)
     if reply.forward:
@@ -347,6 +353,7 @@ def _done_or_wait(args: dict[str, Any], kind: str, target: str) -> Reply:
     return Reply(wait=(kind, target, "")) if args.get("wait") else Reply()
 
 
+OWN_VERBS = ("diff", "apply")  # about the directory of this Server's own node, seated or not
 VIEW_VERBS = ("status", "events", "diff", "request")
 VERBS: dict[str, Callable[[State, dict[str, Any], int], Reply]] = {
     "status": _status, "events": _events, "diff": _diff, "request": _request, "start": _start, "stop": _stop,

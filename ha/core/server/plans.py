@@ -12,6 +12,7 @@ import msgspec
 from ha.core import catalog
 from ha.core.graph import graph_of
 from ha.core.machine import Persist, Send
+from ha.core.server import complaints
 from ha.core.server.nodes import give_plan_to_all
 from ha.core.server.restarts import restart_digest
 from ha.core.server.state import Check, Checked, Run, State
@@ -61,6 +62,7 @@ def on_checked(state: State, checked: Checked, now: int) -> None:
         _take_directory(state, confirmed=False)
     else:
         _take_catalog(state, checked, now)
+    complaints.say(state, now)
 
 
 def merge(state: State, entries: tuple[CatalogEntry, ...], now: int) -> None:
@@ -71,6 +73,7 @@ def merge(state: State, entries: tuple[CatalogEntry, ...], now: int) -> None:
         state.out.append(Check("catalog", catalog.alive(state.catalog)))
         if state.pending_removal:
             _take_directory(state, confirmed=False)
+        complaints.say(state, now)
 
 
 def pending(state: State) -> list[dict[str, object]]:
@@ -98,6 +101,7 @@ def apply(state: State, confirm: bool, now: int) -> str:
     if state.pending_removal and not confirm:
         return f"{state.pending_removal}; hactl apply --confirm removes them"
     _take_directory(state, confirmed=confirm)
+    complaints.say(state, now)
     return ""
 
 

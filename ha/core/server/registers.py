@@ -85,6 +85,8 @@ def _redigest(state: State) -> None:
 
 def _touched(state: State, key: str) -> None:
     parts = key.split("/")
+    if parts[0] == "dir":
+        return  # only shown
     if parts[0] in ("wanted", "reset", "restart", "failed", "hold") and len(parts) > 1:
         state.touch(parts[1])
         for run in [state.runs[parts[1]]] if parts[1] in state.runs else []:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ha import __version__
 from ha.core import lease
-from ha.core.server import nodes
+from ha.core.server import complaints, nodes
 from ha.core.server.state import Run, State, held_back, needs_lease, register, seated, seated_peer, tenant_started
 from ha.model.messages import CopyState, EventRecord, StateBeat
 from ha.model.plan import Process, Tenant
@@ -26,7 +26,7 @@ def status(state: State, now: int) -> dict[str, Any]:
         "node": state.node,
         "source": "server",
         "complete": not stale and (other is not None or state.other not in state.system.sides),
-        "plan": {"version": _plan_version(state), "errors": [_finding(f) for f in state.findings]},
+        "plan": {"version": _plan_version(state), "errors": [_finding(f) for f in complaints.findings(state)]},
         "arbitration": {
             "mode": "witness",
             "voters": {voter: _voter(state, voter, now) for voter in state.system.voters},
@@ -295,10 +295,16 @@ def _alarms(state: State, stale: list[str], now: int) -> list[dict[str, Any]]:
                 alarm(
                     "critical", f"{key} on {node}", f"{key} on {node} has failed: {copy.reason}", f"hactl reset {name}"
                 )
-    for finding in state.findings:
+    for finding in complaints.findings(state):
         alarm("warning", finding.file, f"{finding}", "the last good version stays; mend the file")
-    if state.pending_removal:
-        alarm("warning", "tenants", state.pending_removal, "hactl diff; hactl apply --confirm")
+    for node, complaint in complaints.everywhere(state):
+        if complaint.waits:
+            alarm(
+                "warning", "tenants", complaint.waits, f"hactl --node {node} diff; hactl --node {node} apply --confirm"
+            )
+        for name, why in complaint.refused.items():
+            alarm("warning", f"{name}.toml", f"the edit of {name}.toml on {node} is not in force: {why}",
+                  f"mend it, or: hactl --node {node} apply --confirm")  # fmt: skip
     for view in state.nodes.values():
         for key, reason in sorted(view.refused.items()):
             alarm("warning", key, f"{key} was refused: {reason}", "see the node file's policy, and hactl check")
