@@ -225,8 +225,11 @@ class Processes:
         if exit is None:
             return
         self._close_pidfd(running)
-        self.feed(ev.Exited(running.copy, running.instance, exit))
-        if running.killing:
+        gone = running.fence.gone()
+        if gone:
+            self._release(running)
+        self.feed(ev.Exited(running.copy, running.instance, exit, gone))
+        if running.killing and not gone:
             self._look(running)
 
     def _close_pidfd(self, running: Running) -> None:

@@ -24,6 +24,7 @@ from ha.model.messages import (
     CopyState,
     Facts,
     Hello,
+    Revive,
     Snapshot,
     SnapshotRequest,
     StateBeat,
@@ -133,7 +134,12 @@ def step(state: State, event: Event, now: int) -> Step[State]:
             state.agents = event.agents
     _run_probes(state, now, 0)
     _say_changes(state)
-    return Step(state, desk.effects)
+    # What brings a copy back goes first; telling of it can wait.
+    return Step(state, sorted(desk.effects, key=lambda effect: not _revives(effect)))
+
+
+def _revives(effect: Effect) -> bool:
+    return isinstance(effect, Send) and isinstance(effect.body, Revive)
 
 
 def _tick(state: State, now: int) -> None:

@@ -262,6 +262,7 @@ def _adopted(state: SpawnerState, copy: Copy, event: ev.Adopted, now: int) -> No
 
 def _exited(state: SpawnerState, copy: Copy, event: ev.Exited, now: int) -> None:
     copy.exit = event.exit
+    said = len(state.out)
     match copy.phase:
         case Phase.KILLING:
             state.touch(copy)
@@ -272,6 +273,9 @@ def _exited(state: SpawnerState, copy: Copy, event: ev.Exited, now: int) -> None
             kill(state, copy, now, planned=not copy.pid or (copy.planned and copy.reason == ENDING), reason="")
         case _:
             kill(state, copy, now, planned=False, reason="")
+    if event.gone:
+        state.out[said:] = [effect for effect in state.out[said:] if not isinstance(effect, ev.KillTree)]
+        gone(state, copy)
 
 
 def _frozen(state: SpawnerState, copy: Copy, event: ev.Frozen, now: int) -> None:

@@ -60,11 +60,15 @@ class Adopted(Event, frozen=True):
 
 
 class Exited(Event, frozen=True):
-    """The main process ended (also the answer to `Adopt` when it is not there); its tree may live on."""
+    """The main process ended (also the answer to `Adopt` when it is not there); its tree may live on.
+
+    `gone`: nothing else of the instance is left either, which saves the `TreeGone`.
+    """
 
     copy: str
     instance: str
     exit: Exit
+    gone: bool = False
 
 
 class TreeGone(Event, frozen=True):
