@@ -132,8 +132,9 @@ def _set_state(state: State, name: str, view: NodeView, now: int) -> None:
         new = NodeState.UP
     if new is view.state:
         return
+    heard = f"last heard {silent // MS} ms ago" if view.last_pull else "never heard"
     if state.seat_epoch and not (view.state is NodeState.UNKNOWN and new is NodeState.UP):
-        state.note("node", name, from_=view.state.value, to=new.value, reason=f"last heard {silent // MS} ms ago")
+        state.note("node", name, from_=view.state.value, to=new.value, reason=heard)
     view.state = new
     view.given_up = view.given_up and new is NodeState.DEAD
     if new is NodeState.DEAD:
