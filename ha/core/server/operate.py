@@ -234,9 +234,9 @@ def _start(state: State, args: dict[str, Any], now: int) -> Reply:
     if not tenant.enabled:
         return Reply(5, f"cannot start {tenant.name}: its file says enabled = false")
     target = f"{tenant.name}/{process}" if process else tenant.name
-    set_register(state, f"wanted/{target}", "started", now)
     if process and register(state, f"wanted/{tenant.name}") == "stopped":
         return Reply(5, f"cannot start {target}: its tenant is stopped; hactl start {tenant.name}")
+    set_register(state, f"wanted/{target}", "started", now)
     return _done_or_wait(args, "started", target)
 
 

@@ -140,7 +140,10 @@ def _node(state: State, side: str, name: str, now: int) -> dict[str, Any]:
         "links": {
             address: "up" if _heard(state, name, now) else "down" for address in state.system.nodes[name].addresses
         },
-        "agents": {a.role: {"pid": a.pid, "state": a.state, "restarts": a.restarts} for a in agents},
+        "agents": {
+            a.role: {"pid": a.pid, "state": "dead" if word == "dead" else a.state, "restarts": a.restarts}
+            for a in agents
+        },
     }
 
 
@@ -178,7 +181,9 @@ def tenant_state(state: State, tenant: Tenant, now: int) -> TenantState:
     if state.runs[tenant.name].move is not None:
         return TenantState.MOVING
     if needs_lease(tenant) and side is None:
-        return TenantState.NO_LEASE
+        # A side that is not heard may well hold it: that is for the voters to know.
+        heard = seated_peer(state, state.other, now) is not None
+        return TenantState.NO_LEASE if heard else TenantState.UNKNOWN
     lacking = [process for process in tenant.processes if process.enabled and not _serves(state, tenant, process)]
     if lacking:
         return TenantState.STARTING if not any(_broken(state, tenant, p) for p in lacking) else TenantState.DEGRADED
@@ -257,7 +262,7 @@ def _copy(state: State, node: str, key: str, copy: CopyState, now: int) -> dict[
     alive = _heard(state, node, now)
     return {
         "node": node, "side": side, "copy": int(key.rpartition(".")[2]),
-        "role": copy.role.value if copy.role and copy.state.runs else None, "wanted": wanted,
+        "role": copy.role.value if copy.role and copy.state.runs and alive else None, "wanted": wanted,
         "state": copy.state.value if alive else "unknown", "pid": copy.pid or None, "epoch": copy.fencing >> 16,
         "started_at": timestamp(copy.started_at), "restarts": copy.restarts,
         "exit": copy.exit.to_json() if copy.exit else None, "reason": copy.reason,
