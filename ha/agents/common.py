@@ -95,6 +95,7 @@ class Running:
     incarnation: int  # random 63 bit
     loop: Loop
     board: Switchboard
+    config: str = ""  # the system file
     linger_ms: int = 0  # at the end, how long what was said last may take to leave
 
     def attach(self, deliver: Callable[[Any], None]) -> None:
@@ -229,7 +230,7 @@ def begin(
 
     Raises ConfigError, NotPermitted, AlreadyRunning, PersistError, HaError, OSError.
     """
-    from ha.config.system import load_system
+    from ha.agents.files import load_system
     from ha.linux.locks import hold_role
     from ha.linux.table import ProgressTable
 
@@ -263,7 +264,7 @@ def begin(
 
     loop = Loop(boottime_ns, on_turn)
     log.line("agent.started", pid=os.getpid(), boots=boots or None, incarnation=incarnation)
-    return Running(role, system, me, layout, lock, table, opened, restored, boots, incarnation, loop, board)
+    return Running(role, system, me, layout, lock, table, opened, restored, boots, incarnation, loop, board, config)
 
 
 class UnknownPlace(HaError):

@@ -4,8 +4,8 @@
     answer    {"id", "final": bool, "exit": int, "error": str | null, "result": ...}      one or more lines
 
 A request goes to the Server that answered last, then to the others of this side, then to those of the other side,
-with the same id, so that one that reaches a Server twice is done once; what a second Server would undo goes to one only
-(`_only_once`). What no Server answers within `ttl_ms` has failed with 3 (it only looked) or is unknown, 124 (it was sent
+with the same id, so that one that reaches a Server twice is done once; what a second Server would undo goes to one
+only (`_only_once`). What no Server answers within `ttl_ms` has failed with 3 (it only looked) or is unknown, 124 (sent
 and may have been done; `hactl request ID` asks later).
 """
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TextIO
 
-from ha.agents import common
+from ha.agents import common, files
 from ha.core import master
 from ha.core.master import Asked, Died, Holds, NotStarted, Turned, Wish
 from ha.core.watcher import Mode
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _keep_importable()
     try:
         agent = _begin(config, found.node, found.resume)
+        files.keep(config, agent.layout.agents, agent.system)
     except AlreadyRunning as error:
         return common.ExitCode.ENDED if found.resume else _refused(str(error), common.ExitCode.RUNNING)
     except HaError as error:
@@ -106,7 +107,7 @@ def _belongs(system: System, name: str) -> str:
 
 def _take_over(config: str, name: str) -> None:
     """Have the live Master of this node step aside, within MASTER_YIELD_MS or by SIGKILL."""
-    from ha.config import load_system
+    from ha.agents.files import load_system
 
     holder = who_holds(common.layout_of(load_system(config), name).run, Agent.MASTER)
     pidfd = identity.open_verified(holder) if holder is not None else None

@@ -20,6 +20,7 @@ import msgspec
 from ha import __version__
 from ha.agents import common
 from ha.agents.eventlog import EventLog, iso, to_json
+from ha.agents.files import load_node_file
 from ha.agents.gateway import NO_AGENT, USAGE, Asked, Gateway
 from ha.agents.logs import Logs
 from ha.agents.prober import Prober
@@ -33,10 +34,11 @@ from ha.linux.clocks import boot_id
 from ha.linux.identity import Identity, open_verified
 from ha.linux.table import ROLES
 from ha.model import limits
+from ha.model.digest import digest_of
 from ha.model.errors import PersistError
 from ha.model.messages import AgentSeen, EventRecord, EventsSaid, Told
 from ha.model.names import Agent, process_of, tenant_of
-from ha.model.plan import NodeFile, System, Tenant, decode_plan, digest_of
+from ha.model.plan import NodeFile, System, Tenant, decode_plan
 from ha.runtime import log
 from ha.runtime.agent import Driver
 from ha.wire.routes import Channel
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(agent: common.Running) -> None:
     """Watch until the loop stops. Raises HaError."""
-    shell = Shell(agent, _node_file(agent.system))
+    shell = Shell(agent, load_node_file(agent.config, agent.system))
     loop = agent.loop
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         loop.on_signal(number, loop.stop)
@@ -332,12 +334,6 @@ def _servers(system: System, side: str) -> tuple[str, ...]:
     """Return every node where a Server may run, those of this side first."""
     own = system.sides.get(side, ())
     return (*own, *(node for node in system.servers() if node not in own))
-
-
-def _node_file(system: System) -> NodeFile:
-    from ha.config import load_node_file
-
-    return load_node_file(system.node_file)
 
 
 def _belongs(system: System, name: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ha.agents import common
+from ha.agents.files import load_node_file
 from ha.agents.processes import Processes
 from ha.agents.talk import Talk
 from ha.core import spawner
@@ -32,9 +33,10 @@ from ha.linux.clocks import boot_id
 from ha.linux.guard import GuardFull, GuardTable
 from ha.linux.locks import who_holds
 from ha.linux.spawn import SpawnError, spawn_agent
+from ha.model.digest import digest_of
 from ha.model.errors import HaError
 from ha.model.names import Agent
-from ha.model.plan import NodeFile, System, digest_of
+from ha.model.plan import NodeFile, System
 from ha.runtime import log
 from ha.runtime.agent import Driver
 from ha.wire.routes import Channel
@@ -51,10 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(agent: common.Running) -> None:
     """Work until the loop stops. Raises HaError."""
-    from ha.config import load_node_file
-
     _raise_descriptors()
-    shell = Shell(agent, load_node_file(agent.system.node_file))
+    shell = Shell(agent, load_node_file(agent.config, agent.system))
     loop = agent.loop
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         loop.on_signal(number, loop.stop)

@@ -54,7 +54,7 @@ def _options(words: list[str]) -> dict[str, str] | None:
 
 
 def _again(config: str, node: str) -> int:
-    from ha.config import load_system
+    from ha.agents.files import load_system
     from ha.model.errors import HaError
 
     try:

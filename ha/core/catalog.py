@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from ha.model.digest import digest_of
 from ha.model.messages import CatalogEntry
-from ha.model.plan import digest_of
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ha.core.machine import Effect, Send
+from ha.model.digest import digest_of
 from ha.model.messages import (
     LeaseRef,
     LeaseRelease,
@@ -25,7 +26,7 @@ from ha.model.messages import (
     VoteReply,
 )
 from ha.model.names import Agent
-from ha.model.plan import System, digest_of
+from ha.model.plan import System
 from ha.model.timing import MS
 
 

@@ -9,11 +9,11 @@ Source: systemd.service(5) Restart=, Erlang/OTP supervisor (intensity, period).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+from ha.model.digest import number_of
 from ha.model.plan import Restart
 from ha.model.status import Exit
 from ha.model.timing import MS
@@ -89,8 +89,7 @@ def backoff_ns(policy: Restart, row: int, spread: float) -> int:
 
 def unit(seed: str, count: int) -> float:
     """Return a number in [0, 1) that looks random and is the same for the same arguments."""
-    digest = hashlib.blake2b(f"{seed}#{count}".encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") / 2**32
+    return number_of(f"{seed}#{count}".encode()) / 2**64
 
 
 def ended(exit: Exit | None) -> str:

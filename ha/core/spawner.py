@@ -25,10 +25,11 @@ from ha.core.spawning import copies, household, letting, orders, rights, roles
 from ha.core.spawning import events as ev
 from ha.core.spawning.ending import gone, kill
 from ha.core.spawning.state import Copy, Ice, Phase, Record, SpawnerState
+from ha.model.digest import digest_of
 from ha.model.errors import HaError
 from ha.model.messages import Agents, Generation, Grant, Order, Orders, PutPlan, Relinquish, Revive, Watch
 from ha.model.names import Agent, split_copy
-from ha.model.plan import Node, Policy, Process, System, decode_plan, digest_of
+from ha.model.plan import Node, Policy, Process, System, decode_plan
 from ha.model.status import Exit, Role
 from ha.model.timing import MS
 

@@ -10,7 +10,6 @@ Source: design section 4; zguide, Clone pattern.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from ha.model import limits
+from ha.model.digest import number_of
 from ha.model.messages import CopyState, Snapshot, StateBeat, StateDelta
 
 StateBody = StateDelta | StateBeat | Snapshot
@@ -50,7 +50,7 @@ def copy_digest(copy: CopyState) -> int:
         copy.restarts, (copy.exit.code, copy.exit.signal) if copy.exit else None, copy.reason, copy.restart,
         copy.reset, copy.status,
     )  # fmt: skip
-    return int.from_bytes(hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=8).digest(), "big")
+    return number_of(msgspec.msgpack.encode(told))
 
 
 class Digest:

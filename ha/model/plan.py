@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from ha.model.digest import digest_of
 from ha.model.names import copy_key, process_id
 from ha.model.status import RunStatus
 from ha.model.timing import Timing
@@ -205,10 +206,7 @@ class System(Plain, frozen=True):
 
     def rules_digest(self) -> str:
         """Return what all voters and holders must agree upon before any vote counts (rule 3)."""
-        import hashlib
-
-        text = msgspec.json.encode([self.name, list(self.voters), self.timing])
-        return hashlib.sha256(text).hexdigest()[:16]
+        return digest_of(msgspec.json.encode([self.name, list(self.voters), self.timing]))
 
 
 class Policy(Plain, frozen=True):
@@ -249,10 +247,3 @@ def encode_plan(tenants: tuple[Tenant, ...]) -> bytes:
 def decode_plan(data: bytes) -> tuple[Tenant, ...]:
     """Return the tenants of a `PutPlan`. Raises msgspec.ValidationError or msgspec.DecodeError."""
     return _TENANTS.decode(data)
-
-
-def digest_of(data: bytes) -> str:
-    """Return a short digest of bytes, for comparing, not for security."""
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()[:16]

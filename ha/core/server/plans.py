@@ -16,10 +16,11 @@ from ha.core.server import complaints
 from ha.core.server.nodes import give_plan_to_all
 from ha.core.server.restarts import restart_digest
 from ha.core.server.state import Check, Checked, Run, State
+from ha.model.digest import digest_of
 from ha.model.errors import Finding
 from ha.model.messages import CatalogEntry, PeerShare
 from ha.model.names import Agent
-from ha.model.plan import Process, Tenant, decode_plan, digest_of, encode_plan
+from ha.model.plan import Process, Tenant, decode_plan, encode_plan
 
 
 def restore(state: State, restored: dict[str, object]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ha.core import catalog
 from ha.core.machine import Persist, Send
 from ha.core.server.state import State
+from ha.model.digest import digest_of
 from ha.model.messages import CatalogEntry, PeerShare, Register
 from ha.model.names import Agent
-from ha.model.plan import digest_of
 from ha.model.timing import MS
 
 SHARE_EVERY_MS = 500

@@ -12,8 +12,9 @@ from ha.core.server.state import (
     State,
     process_started,
 )
+from ha.model.digest import digest_of
 from ha.model.messages import CopyState
-from ha.model.plan import Process, Tenant, digest_of
+from ha.model.plan import Process, Tenant
 from ha.model.status import RunStatus, Wanted
 from ha.model.status import State as Seen
 

@@ -11,9 +11,10 @@ from ha.core.spawning.ending import kill
 from ha.core.spawning.events import KeepPlan
 from ha.core.spawning.state import Copy, Ice, Phase, SpawnerState
 from ha.model import limits
+from ha.model.digest import digest_of
 from ha.model.messages import Answer, Fact, Facts, Order, Orders, OrdersAnswer, PutPlan, Revive, Watch
 from ha.model.names import NAME, Agent, process_id, split_copy
-from ha.model.plan import Tenant, decode_plan, digest_of
+from ha.model.plan import Tenant, decode_plan
 from ha.model.status import Wanted
 
 

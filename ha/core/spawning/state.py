@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from hashlib import blake2b
 from heapq import heappop, heappush
 
 import msgspec
@@ -17,6 +16,7 @@ import msgspec
 from ha.core.graph import Graph
 from ha.core.machine import Effect, Note, Persist
 from ha.core.spawning.events import Deadline
+from ha.model.digest import number_of
 from ha.model.messages import Fact, Generation, Holding, Order
 from ha.model.names import process_id
 from ha.model.plan import Node, Policy, Process, System, Tenant
@@ -375,4 +375,4 @@ class SpawnerState:
 
 def order_digest(order: Order) -> int:
     """Return 64 bits that stand for one order."""
-    return int.from_bytes(blake2b(msgspec.msgpack.encode(order), digest_size=8).digest(), "big")
+    return number_of(msgspec.msgpack.encode(order))
