@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from examples.callcenter.demo_system import EXAMPLES
 
 

@@ -11,8 +11,9 @@ from ha.core import spawner
 from ha.core.machine import Effect, Event, Persist, Received, Send, Tick
 from ha.core.spawning import events as ev
 from ha.model import messages as m
+from ha.model.digest import digest_of
 from ha.model.names import Agent
-from ha.model.plan import Dependency, Node, Policy, Process, RoleChange, Stop, System, Tenant, digest_of, encode_plan
+from ha.model.plan import Dependency, Node, Policy, Process, RoleChange, Stop, System, Tenant, encode_plan
 from ha.model.status import Exit, Role, RunStatus, Wanted
 from ha.model.timing import MS, Timing
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ha.core import catalog
 from ha.core.catalog import State, join, look, merge
+from ha.model.digest import digest_of
 from ha.model.messages import CatalogEntry
-from ha.model.plan import digest_of
 
 NONE: frozenset[str] = frozenset()
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
+from server_bed import Bed, up
 
 from ha.core.server.registers import set_register
 from ha.model.plan import Dependency, Process, Tenant
 from ha.model.status import RunStatus
 from ha.model.status import State as Seen
-
-from server_bed import Bed, up
 
 GRAPHS_PER_SEED = 125
 SEEDS = range(16)  # 2,000 graphs

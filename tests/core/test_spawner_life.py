@@ -11,8 +11,9 @@ from ha.core.spawning import events as ev
 from ha.core.spawning import household
 from ha.model import limits
 from ha.model import messages as m
+from ha.model.digest import digest_of
 from ha.model.names import Agent
-from ha.model.plan import Policy, Process, Stop, Tenant, digest_of, encode_plan
+from ha.model.plan import Policy, Process, Stop, Tenant, encode_plan
 from ha.model.status import Exit, OnDeath, Role, State, Wanted
 from tests.core.spawner_bed import ACME, NODE, Bed
 

@@ -20,8 +20,9 @@ from ha.linux.cgroups import CgroupTree
 from ha.linux.locks import hold_role
 from ha.linux.tree import find_cookies
 from ha.model import messages as m
+from ha.model.digest import digest_of
 from ha.model.names import Agent
-from ha.model.plan import Process, Tenant, digest_of, encode_plan
+from ha.model.plan import Process, Tenant, encode_plan
 from ha.model.status import Role, State, Wanted
 from ha.model.timing import MS
 from ha.runtime.loop import Loop
