@@ -10,7 +10,7 @@ from ha.core.machine import Effect, Event, Note
 from ha.core.probes import Probes, Run
 from ha.core.restart import Act, Deaths, Decision
 from ha.model import limits
-from ha.model.messages import CopyState, Fact
+from ha.model.messages import CopyState, Fact, Generation
 from ha.model.plan import Log, Node, Probe, Process
 from ha.model.status import Exit, State
 
@@ -78,6 +78,7 @@ class Timer(StrEnum):
     BACKOFF = "backoff"  # the restart
     FALLBACK = "fallback"  # a word of the Server about a reported death
     RETRY = "retry"  # the Spawner to do what it was asked
+    AHEAD = "ahead"  # to have run for so long that its next restart is immediate again
     FACT = "fact"  # the Spawner to say how a process ended that our pidfd saw end
 
 
@@ -153,6 +154,7 @@ class Copy:
     frozen_ns: int = 0  # of this life
     ready_left: int | None = None  # of the readiness timeout, while frozen
     decision: Decision = STAY
+    ahead: tuple[Life, Generation] | None = None  # what the Spawner was told to restart at once
 
     def view(self) -> CopyState:
         """Return what is broadcast."""

@@ -79,6 +79,15 @@ def on_death(deaths: Deaths, policy: Restart, exit: Exit | None, ran_ns: int, no
     return Decision(Act.LATER, now + delay, f"{ended(exit)}, restart in {delay // MS}ms")
 
 
+def at_once_next(deaths: Deaths, policy: Restart, ran_ns: int, now: int) -> bool:
+    """Return whether `on_death` would restart now at any unplanned death from here on (an unclean one, if it asks)."""
+    if policy.policy == "never":
+        return False
+    oldest = now - policy.period_ms * MS
+    room = sum(1 for time in deaths.times if time >= oldest) < policy.intensity
+    return room and (deaths.row == 0 or ran_ns >= policy.stable_ms * MS)
+
+
 def backoff_ns(policy: Restart, row: int, spread: float) -> int:
     """Return the delay before restart number `row` (from 0) of a row; `spread` in [0, 1) places it in the jitter."""
     if row == 0:

@@ -277,6 +277,7 @@ def _exited(state: SpawnerState, copy: Copy, event: ev.Exited, now: int) -> None
     if event.gone:
         state.out[said:] = [effect for effect in state.out[said:] if not isinstance(effect, ev.KillTree)]
         gone(state, copy)
+        orders.revive_ahead(state, copy, event.instance)
 
 
 def _frozen(state: SpawnerState, copy: Copy, event: ev.Frozen, now: int) -> None:

@@ -26,7 +26,7 @@ from ha.core.desk import (
 from ha.core.history import forget, remember
 from ha.core.machine import Note, Send
 from ha.core.probes import Run, Told, Verdict
-from ha.core.restart import Act, ended, on_death
+from ha.core.restart import Act, at_once_next, ended, on_death
 from ha.model import limits
 from ha.model.messages import Fact, Revive
 from ha.model.names import Agent, split_copy
@@ -91,6 +91,7 @@ def settle(desk: Desk, copy: Copy) -> None:
                 desk.timers.clear(key, Timer.READY)
                 _probe(desk, copy, eager=False)
             say(desk, copy, State.READY if copy.ready else State.UP, copy.killing or fact.reason)
+            _decide_ahead(desk, copy)
         case State.FROZEN:
             _freeze(desk, copy)
             say(desk, copy, State.FROZEN, fact.reason)
@@ -142,6 +143,8 @@ def take_timer(desk: Desk, copy: Copy, timer: Timer, grace_ns: int) -> None:
             _act(desk, copy)
         case Timer.RETRY:
             _ask_again(desk, copy)
+        case Timer.AHEAD:
+            _decide_ahead(desk, copy)
         case Timer.FACT if copy.fact.state is State.STOPPING and copy.fact.exit is not None:
             pass
         case Timer.FACT:
@@ -297,6 +300,24 @@ def _revive(desk: Desk, copy: Copy) -> None:
     desk.timers.set(fact.copy, Timer.RETRY, desk.now + limits.REVIVE_RETRY_MS * MS)
     body = Revive(fact.copy, fact.generation, reason=copy.reason[: limits.MAX_REASON_CHARS])
     desk.effects.append(Send(Agent.SPAWNER, desk.node.name, body))
+
+
+def _decide_ahead(desk: Desk, copy: Copy) -> None:
+    """If a restart at once surely follows the next death, tell the Spawner now: it saves asking when it counts."""
+    fact, process = copy.fact, copy.process
+    if copy.life is None or process is None or fact.state is not State.UP or copy.killing:
+        return
+    told = (copy.life, fact.generation)
+    if copy.ahead == told or fact.on_death is OnDeath.REPORT or fact.wanted is Wanted.DOWN:
+        return
+    ran_ns = max(0, desk.now - fact.started_ns - copy.frozen_ns)
+    if at_once_next(copy.deaths, process.restart, ran_ns, desk.now):
+        copy.ahead = told
+        after = "any" if process.restart.policy == "always" else "unclean"
+        body = Revive(fact.copy, fact.generation, ahead=after)
+        desk.effects.append(Send(Agent.SPAWNER, desk.node.name, body))
+    elif process.restart.policy != "never":
+        desk.timers.set(fact.copy, Timer.AHEAD, desk.now + max(MS, process.restart.stable_ms * MS - ran_ns))
 
 
 def _kill(desk: Desk, copy: Copy, reason: str) -> None:

@@ -303,12 +303,17 @@ class Facts(Message, frozen=True):
 
 
 class Revive(Message, frozen=True):
-    """Monitor -> Spawner: start this dead copy again, or (kill) end it first since it does not answer."""
+    """Monitor -> Spawner: start this dead copy again, or (kill) end it since it does not answer.
+
+    `ahead`: decided before it happens: should the instance that runs now die unasked, start it again at once ("any"),
+    or only after an unclean end ("unclean"). It holds for that instance and order alone.
+    """
 
     copy: str
     generation: Generation
     kill: bool = False
     reason: str = ""
+    ahead: str = ""
 
 
 class Agents(Message, frozen=True):

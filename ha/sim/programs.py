@@ -237,9 +237,12 @@ class Programs:
         program.alive = False
         self._check(program)
         node, copy, instance, pid = program.node, program.copy, program.instance, program.pid
-        self.kernel.after(MS // 10, lambda: self.tell(node, sp.Exited(copy, instance, exit_)))
+        alone = self.kernel.rng.random() < 0.7  # nothing of its tree outlives it, and the shell sees that at once
+        self.kernel.after(MS // 10, lambda: self.tell(node, sp.Exited(copy, instance, exit_, alone)))
         self.kernel.after(MS // 10, lambda: self.gone(node, copy, pid))
-        self.kernel.after(self.kernel.between(MS // 5, 2 * MS), lambda: self.tell(node, sp.TreeGone(copy, instance)))
+        if not alone:
+            later = self.kernel.between(MS // 5, 2 * MS)
+            self.kernel.after(later, lambda: self.tell(node, sp.TreeGone(copy, instance)))
 
     def _adopt(self, node: str, effect: sp.Adopt) -> None:
         program = self.by_instance.get((node, effect.instance))

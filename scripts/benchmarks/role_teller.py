@@ -20,7 +20,7 @@ def main(fifo: str) -> None:
     while True:
         poller.poll(1000)
         for change in agent.poll():
-            _tell(out, agent.active)
+            _tell(out, change.role == "active")
             change.done()
 
 

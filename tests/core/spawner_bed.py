@@ -43,6 +43,9 @@ ACME = Tenant(
 USERS = Policy(users=("root",))
 
 
+BOOM = Exit(signal="SIGSEGV")
+
+
 @dataclass
 class Tree:
     """One instance in the kernel. `acts`: it holds the role active, as it knows itself."""
@@ -233,6 +236,14 @@ class Bed:
 
     def down(self, copy: str) -> list[Effect]:
         return self.order(copy, wanted=Wanted.DOWN)
+
+    def crash_alone(self, copy: str, exit: Exit = BOOM) -> None:
+        """It dies, and the shell sees at once that nothing of its tree is left."""
+        tree = self.tree(copy)
+        assert tree is not None
+        del self.trees[tree.instance]
+        self.feed(ev.Exited(tree.copy, tree.instance, exit, gone=True))
+        self.settle()
 
     def crash(self, copy: str) -> None:
         tree = self.tree(copy)

@@ -102,8 +102,14 @@ class Watched:
         return said
 
     def bodies(self, kind: type[Message], effects: list[Effect] | None = None) -> list[Any]:
+        """What was said of this kind; what was only decided ahead (`Revive.ahead`) is `ahead`."""
         effects = self.effects if effects is None else effects
-        return [e.body for e in effects if isinstance(e, Send | Publish) and isinstance(e.body, kind)]
+        said = [e.body for e in effects if isinstance(e, Send | Publish) and isinstance(e.body, kind)]
+        return [body for body in said if not getattr(body, "ahead", "")]
+
+    def ahead(self) -> list[Any]:
+        bodies = [e.body for e in self.all if isinstance(e, Send) and isinstance(e.body, Revive)]
+        return [body.ahead for body in bodies if body.ahead]
 
 
 def process(name: str = "acd", **more: Any) -> Process:
@@ -638,3 +644,25 @@ def test_table_of_a_server_always_converges_and_the_machine_is_total(script: lis
         assert dict(watched.table.copies("a1")) == watched.state.said
         for known in watched.state.copies.values():
             assert known.view() == watched.state.said[known.fact.copy]
+
+
+def test_a_restart_at_once_is_decided_ahead_only_while_it_is_sure() -> None:
+    watched = synced(Watched(process(restart=Restart(intensity=2, period_ms=60_000, stable_ms=1_000))))
+    watched.up()
+    assert watched.ahead() == ["any"]
+    watched.die()
+    watched.up()
+    assert watched.ahead() == ["any"], "the next one would wait its backoff"
+    watched.until(1_100)
+    assert watched.ahead() == ["any", "any"], "it ran for long enough"
+    watched.die()
+    watched.up()
+    watched.until(1_100)
+    assert len(watched.ahead()) == 2, "one more death exhausts the policy: that is nobody's to decide ahead"
+
+
+def test_nothing_is_decided_ahead_for_a_copy_whose_death_the_server_wants_to_hear_of() -> None:
+    watched = synced(Watched(process()))
+    watched.up(on_death=OnDeath.REPORT)
+    watched.until(20_000)
+    assert watched.ahead() == []

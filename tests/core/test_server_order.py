@@ -96,9 +96,7 @@ def _stop_all(bed: Bed, tenants: tuple[Tenant, ...], needs: dict[str, set[str]],
 
 def test_among_what_may_start_the_higher_priority_is_ordered_first() -> None:
     def process(name: str, priority: int) -> Process:
-        return Process(
-            name=name, command=("/bin/true",), priority=priority, run_status=RunStatus.LOAD_SHARING
-        )
+        return Process(name=name, command=("/bin/true",), priority=priority, run_status=RunStatus.LOAD_SHARING)
 
     low = Tenant(name="low", serial=1, priority=10, processes=(process("x", 99), process("y", 1)))
     high = Tenant(name="high", serial=1, priority=90, processes=(process("x", 1), process("y", 50)))

@@ -697,3 +697,31 @@ def test_detach_ends_the_agents_and_leaves_the_copies() -> None:
 
 def test_node_is_the_one_of_the_bed() -> None:
     assert Bed().state.node == NODE
+
+
+def test_a_death_decided_ahead_is_told_and_mended_in_the_same_step() -> None:
+    bed = Bed()
+    bed.order(WEB, Role.ACTIVE)
+    bed.receive(m.Revive(WEB, bed.state.copies[WEB].order.generation, ahead="any"), Agent.MONITOR)  # type: ignore[union-attr]
+    first = bed.tree(WEB)
+    bed.receive(m.Watch(0, 0), Agent.MONITOR)
+    bed.crash_alone(WEB)
+    second = bed.tree(WEB)
+    assert first is not None
+    assert second is not None
+    assert second.instance != first.instance
+    bed.crash_alone(WEB)
+    assert not bed.trees, "it held for that instance alone"
+
+
+def test_what_was_decided_ahead_is_void_after_another_order_or_a_clean_end() -> None:
+    for clean in (False, True):
+        bed = Bed()
+        bed.order(WEB, Role.ACTIVE)
+        order = bed.state.copies[WEB].order
+        assert order is not None
+        bed.receive(m.Revive(WEB, order.generation, ahead="unclean" if clean else "any"), Agent.MONITOR)
+        if not clean:
+            bed.order(WEB, Role.ACTIVE)
+        bed.crash_alone(WEB, Exit(code=0) if clean else Exit(signal="SIGKILL"))
+        assert not bed.trees

@@ -67,7 +67,8 @@ class End:
             self.loop.attach(port, deliver)
 
     def bodies(self, kind: type[Message]) -> list[Any]:
-        return [message.body for message in self.heard if isinstance(message.body, kind)]
+        bodies = [message.body for message in self.heard if isinstance(message.body, kind)]
+        return [body for body in bodies if not getattr(body, "ahead", "")]
 
     def send(self, role: Agent, body: Message) -> None:
         self.board.send(role, "a1", body, now=self.loop.now())

@@ -17,8 +17,8 @@ from ha.core.server.state import (
     Place,
     Run,
     State,
+    covered,
     eligible,
-    fresh_peer,
     held_back,
     needs_lease,
     register,
@@ -127,17 +127,9 @@ def _wants(state: State, name: str, now: int) -> bool:
     tenant, run = state.tenants[name], state.runs[name]
     if run.epoch or name in state.book.held or not needs_lease(tenant) or not tenant_started(state, tenant):
         return False
-    if now >= run.offered and _covered(state, name, now):
+    if now >= run.offered and covered(state, name, now):
         return False
     return _may_try(state, name, now) and _capable(state, name)
-
-
-def _covered(state: State, name: str, now: int) -> bool:
-    """A live peer says that it holds the tenant, validly."""
-    return any(
-        fresh_peer(state, peer, now) and peer.beat.valid_ms > 0 and any(held.tenant == name for held in peer.beat.held)
-        for peer in state.peers.values()
-    )
 
 
 def _capable(state: State, name: str) -> bool:

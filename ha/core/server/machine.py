@@ -170,7 +170,7 @@ def _on_beat(state: State, event: Received, beat: PeerBeat, now: int) -> None:
             state.touch(name)
     if was is not None and was.held != beat.held:
         for name in {one.tenant for one in was.held} ^ {one.tenant for one in beat.held}:
-            state.dirty_tenants[name] = None
+            state.touch(name)
     registers.compare(state, now)
 
 

@@ -20,6 +20,7 @@ from ha.core.server.state import (
     Place,
     Run,
     State,
+    covered,
     process_started,
     seated,
     usable,
@@ -120,7 +121,7 @@ def _orders_of(state: State, tenant: Tenant, process: Process, now: int) -> dict
             usable(state, place.node) or waits_for_node(state, process, run, place) or acts_until_moved(state, place)
         )
         wanted = Wanted.UP if runs_here and there else Wanted.DOWN
-        wanted = _gated(state, tenant, process, key, place, wanted)
+        wanted = _gated(state, tenant, process, key, place, wanted, role)
         orders[key] = (place.node, _order(state, tenant, process, key, place, wanted, role, now))
     return orders
 
@@ -134,7 +135,9 @@ def _as_they_are(state: State, run: Run, process: str) -> dict[str, tuple[str, O
     }
 
 
-def _gated(state: State, tenant: Tenant, process: Process, key: str, place: Place, wanted: Wanted) -> Wanted:
+def _gated(
+    state: State, tenant: Tenant, process: Process, key: str, place: Place, wanted: Wanted, role: Role | None
+) -> Wanted:
     """Hold a start back until what it needs is ready, a stop until what needs it is down."""
     run = state.runs[tenant.name]
     run.blocked.pop(key, None)
@@ -145,6 +148,8 @@ def _gated(state: State, tenant: Tenant, process: Process, key: str, place: Plac
         if ordered_up or (seen is not None and seen.state.runs):
             return Wanted.UP
         missing = dependency_missing(state, tenant, process)
+        if role is Role.STANDBY and not covered(state, tenant.name, state.now):
+            missing = f"no side holds {tenant.name} yet, and a standby stands by for somebody"
         if missing:
             run.blocked[key] = missing
             return Wanted.DOWN

@@ -312,3 +312,11 @@ def peer_name(state: State, side: str, now: int) -> str:
     """Return the node of the Server seated on a side, other than this one; empty if none beats."""
     found = seated_peer(state, side, now)
     return next((name for name, peer in state.peers.items() if peer is found), "") if found else ""
+
+
+def covered(state: State, tenant: str, now: int) -> bool:
+    """Return whether a live peer says that it holds the tenant, validly."""
+    return any(
+        fresh_peer(state, peer, now) and peer.beat.valid_ms > 0 and any(h.tenant == tenant for h in peer.beat.held)
+        for peer in state.peers.values()
+    )

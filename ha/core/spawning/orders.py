@@ -156,6 +156,25 @@ def tell_changes(state: SpawnerState) -> None:
     state.facts_due = False
 
 
+def tell_now(state: SpawnerState, copy: Copy) -> None:
+    """Send one fact before what follows in the same step changes it."""
+    if state.watched:
+        _send_facts(state, (copy.fact(),), full=False)
+
+
+def revive_ahead(state: SpawnerState, copy: Copy, instance: str) -> None:
+    """A copy died unasked and left nothing: start it at once if the Monitor has said so for this very instance."""
+    standing, order = copy.standing, copy.order
+    copy.standing = None
+    if standing is None or order is None or not copy.dead or standing[:2] != (instance, order.generation):
+        return
+    if standing[2] == "unclean" and copy.exit is not None and copy.exit.clean:
+        return
+    tell_now(state, copy)  # the Monitor counts the death
+    copy.dead = False
+    state.touch(copy)
+
+
 def _send_facts(state: SpawnerState, facts: tuple[Fact, ...], *, full: bool) -> None:
     state.facts_seq += 1
     body = Facts(state.facts_seq, facts, full, state.plan_digest)
@@ -170,8 +189,12 @@ def take_revive(state: SpawnerState, event: Received, body: Revive, now: int) ->
         status = "stale" if reason == "stale" else "refused"
         state.out.append(Send(event.role, event.node, Answer(status, reason), event.request))
         return
+    if body.ahead:
+        copy.standing = (copy.instance, body.generation, body.ahead)
+        return
     if body.kill:
         state.note("kill", copy.key, reason=body.reason)
+        copy.standing = None  # this death is the Monitor's to judge
         kill(state, copy, now, planned=False, reason=body.reason[: limits.MAX_REASON_CHARS])
     else:
         copy.dead = False
@@ -186,6 +209,8 @@ def _revive_refusal(copy: Copy | None, body: Revive) -> str:
         return "stale"
     if copy.order.wanted is not Wanted.UP:
         return "not wanted up"
+    if body.ahead:
+        return "" if copy.phase is Phase.RUNNING else f"it is {copy.phase}"
     if body.kill and copy.ice is not Ice.NONE:
         return "frozen"
     if body.kill and copy.phase is not Phase.RUNNING:

@@ -99,6 +99,7 @@ class Copy:
     restart: int = 0
     reset: int = 0
     dead: bool = False  # died unasked: the Monitor says when to start it again
+    standing: tuple[str, Generation, str] | None = None  # its word ahead: instance, order's generation, after which end
     planned: bool = True
     exit: Exit | None = None
     notified: bool = False
