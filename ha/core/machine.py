@@ -74,7 +74,10 @@ class Persist(Effect, frozen=True):
 
 
 class Note(Effect, frozen=True):
-    """An event for `hactl events` and the log: a transition, never a per-tick line."""
+    """An event for `hactl events` and the log: a transition, never a per-tick line.
+
+    Notes are carried out after all other effects of their step: telling must not delay doing.
+    """
 
     kind: str
     subject: str

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, Protocol
 
-from ha.core.machine import Effect, Event, Persist, StateT, Step, Tick
+from ha.core.machine import Effect, Event, Note, Persist, StateT, Step, Tick
 
 
 class Machine(Protocol[StateT]):
@@ -72,9 +72,13 @@ class Driver(Generic[StateT]):
         return self.machine.wake_at(self.state)
 
     def do(self, effects: Sequence[Effect]) -> None:
-        """Carry out effects in order; also for those that a machine's `start` returned."""
+        """Carry out effects in order, notes last; also for those that a machine's `start` returned."""
         writes: list[Persist] = []
+        notes: list[Note] = []
         for effect in effects:
+            if isinstance(effect, Note):
+                notes.append(effect)
+                continue
             if isinstance(effect, Persist):
                 writes.append(effect)
                 continue
@@ -84,3 +88,5 @@ class Driver(Generic[StateT]):
             self.ports.carry_out(effect)
         if writes:
             self.ports.persist(writes)
+        for note in notes:
+            self.ports.carry_out(note)

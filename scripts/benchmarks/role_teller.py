@@ -12,7 +12,7 @@ from ha import sdk
 def main(fifo: str) -> None:
     """Follow the roles until it is ended."""
     out = os.open(fifo, os.O_WRONLY)
-    agent = sdk.connect()
+    agent = sdk.Agent()
     agent.ready()
     _tell(out, agent.active)
     poller = select.poll()

@@ -67,8 +67,14 @@ def test_nothing_is_said_after_a_write_that_failed() -> None:
     world = World()
     world.full = True
     with pytest.raises(PersistError):
-        driver(world).feed(Say((NOTE, Persist("a", 1), SEND)))
-    assert world.done == [NOTE]
+        driver(world).feed(Say((SEND, NOTE, Persist("a", 1), SEND)))
+    assert world.done == [SEND]
+
+
+def test_notes_are_told_after_everything_else_of_their_step() -> None:
+    world = World()
+    driver(world).feed(Say((NOTE, SEND, Persist("a", 1))))
+    assert world.done == [SEND, ["a"], NOTE]
 
 
 def test_an_event_that_an_effect_brings_waits_for_the_other_effects() -> None:

@@ -104,7 +104,7 @@ def take(state: State, results: list[Result], now: int) -> None:
                 pass
     state.out.extend(lease.claim(state.book, tuple(refs), now))
     if any(result.outcome in (Outcome.RESUMED, Outcome.WON) for result in results):
-        state.out.extend(lease.renew(state.book, now))
+        state.renew_due = True
 
 
 def _may_try(state: State, name: str, now: int) -> bool:

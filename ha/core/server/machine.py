@@ -39,11 +39,12 @@ from ha.model.messages import (
     Told,
     VoteReply,
 )
-from ha.model.names import Agent, is_seat
+from ha.model.names import Agent, is_seat, process_of
 from ha.model.plan import System
 from ha.model.timing import MS
 
 SNAPSHOT_RETRY_MS = 100
+REVIEW_BEATS = 8
 
 
 def start(node: str, system: System, boots: int, restored: dict[str, object], now: int) -> State:
@@ -96,6 +97,9 @@ def step(state: State, event: Event, now: int) -> Step[State]:
     recovery.decide(state, now)
     if not state.stopping:
         orders.settle(state, now)
+    if state.renew_due:
+        state.renew_due = False
+        state.out.extend(lease.renew(state.book, now))
     operate.settle(state, now)
     out: list[Effect] = state.out
     state.out = []
@@ -210,6 +214,18 @@ def _beat(state: State, now: int) -> None:
     state.out.append(Publish(_my_beat(state, now)))
     orders.resend(state, now)
     recovery.fail_back(state, now)
+    if state.progress % REVIEW_BEATS == 0:
+        _review(state)
+
+
+def _review(state: State) -> None:
+    """Whether the other side stands ready changes with time alone too: say anew what a death is to lead to."""
+    for name, run in state.runs.items():
+        if run.epoch:
+            for key, place in run.places.items():
+                found = state.graph.found.get(process_of(key)) if place.fencing else None
+                if found is not None and found[1].run_status.standby_runs:
+                    state.dirty[f"{name}/{found[1].name}"] = None
 
 
 def _my_beat(state: State, now: int) -> PeerBeat:

@@ -200,7 +200,8 @@ def remember(state: State, tenant: str, run: Run) -> None:
     places = {key: [place.node, place.fencing] for key, place in sorted(run.places.items()) if place.fencing}
     run.unsaved = False
     value = {"epoch": run.epoch, "inner": run.inner, "places": places}
-    state.out.append(Persist(f"held/{tenant}", value))
+    # Unsynced: it outlives the agent; a node that is lost has to claim anew anyway.
+    state.out.append(Persist(f"held/{tenant}", value, sync=False))
 
 
 def heir_of(state: State, now: int) -> str:

@@ -145,11 +145,15 @@ def _gated(
     before = state.nodes[place.node].orders.get(key)
     ordered_up = before is not None and before.wanted is Wanted.UP
     if wanted is Wanted.UP:
-        if ordered_up or (seen is not None and seen.state.runs):
+        if seen is not None and seen.state.runs:
+            return Wanted.UP
+        if role is Role.STANDBY and not covered(state, tenant.name, state.now):
+            # Also after a failover: the lost copy comes back when the other side has taken over, not in its way.
+            run.blocked[key] = f"no side holds {tenant.name} yet, and a standby stands by for somebody"
+            return Wanted.DOWN
+        if ordered_up:
             return Wanted.UP
         missing = dependency_missing(state, tenant, process)
-        if role is Role.STANDBY and not covered(state, tenant.name, state.now):
-            missing = f"no side holds {tenant.name} yet, and a standby stands by for somebody"
         if missing:
             run.blocked[key] = missing
             return Wanted.DOWN

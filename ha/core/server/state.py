@@ -183,6 +183,7 @@ class State:
     counter: int = 0
     progress: int = 0
     next_beat: int = 0
+    renew_due: bool = False  # the list of leases changed: tell the voters, after the nodes
     late: int = 0
     distrust_until: int = 0
     dirty: dict[str, None] = field(default_factory=dict)  # process ids to look at
