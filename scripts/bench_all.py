@@ -33,8 +33,10 @@ def contestants(ours: bool, *others: Peer) -> list[Peer]:
 def crash(quick: bool, ours: bool) -> Iterator[Figure]:
     """Crash -> restarted."""
     kills = 20 if quick else 200
-    for peer in contestants(ours, Bare(), S6(), Runit(), Circus(0.01), Circus(), Supervisord()):
+    for peer in contestants(ours, Bare(), S6(), Runit(), Circus(0.01)):
         yield from attempt("crash -> restarted", peer, partial(supervision.crash, peer, kills))
+    for slow in (Circus(), Supervisord()):  # about a second each
+        yield from attempt("crash -> restarted", slow, partial(supervision.crash, slow, min(kills, 30)))
 
 
 def many(quick: bool, ours: bool) -> Iterator[Figure]:
@@ -83,7 +85,8 @@ def failover_(quick: bool, ours: bool) -> Iterator[Figure]:
     yield failover.server_kills(2 if quick else 20)
     for profile in ("default", "fast"):
         for number in (signal.SIGKILL, signal.SIGSTOP):
-            yield failover.node_losses(1 if quick else 60, profile, number)
+            losses = 30 if profile == "default" else 8
+            yield failover.node_losses(1 if quick else losses, profile, number)
 
 
 BENCHES: dict[str, Bench] = {

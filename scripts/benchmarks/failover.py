@@ -19,6 +19,7 @@ from benchmarks.report import OURS
 TELL = Path(__file__).with_name("role_teller.py")
 TENANTS = 20  # a tenant may move three times a minute, so the crashes go round
 TOLD_TIMEOUT_S = 15.0
+CALM_S = 0.5
 
 
 def tenant(births: Births, name: str) -> str:
@@ -83,6 +84,7 @@ def crashes(count: int, profile: str = "default") -> Figure:
         for number in range(count):
             name = f"t{number % TENANTS}"
             node, pid = _active(cluster, name)
+            time.sleep(CALM_S)  # both sides share this machine's cores: what started last is done with starting
             _drain(births)
             began = time.monotonic_ns()
             kill(pid)
