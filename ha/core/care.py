@@ -24,7 +24,7 @@ from ha.model.limits import (
 )
 
 MS = 1_000_000
-EARLY_MS = 10_000  # a death sooner than this after the start counts as "at once"
+EARLY_MS = 2_000  # a death sooner than this after the start counts as "at once"
 LOOK_EVERY_MS = 500  # locks and progress are read this often
 LATE_MS = 200  # a look later than this is not good time
 

@@ -10,7 +10,7 @@ Laws (design section 3, rules 2, 5, 6):
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from ha.core.machine import Effect, Send
@@ -187,7 +187,7 @@ def release(book: Book, releases: tuple[LeaseRelease, ...]) -> list[Effect]:
 def expire(book: Book, now: int) -> tuple[list[Result], list[Effect]]:
     """End attempts that no majority answered in time; failed claims are withdrawn."""
     bound = _attempt_ns(book)
-    return _close(book, [n for n, a in book.attempts.items() if now >= a.sent + bound], "no majority answered")
+    return _close(book, [n for n, a in book.attempts.items() if now >= a.sent + bound], "no majority answered", now)
 
 
 def next_expiry(book: Book) -> int | None:
@@ -209,7 +209,7 @@ def on_reply(book: Book, voter: str, reply: VoteReply, now: int) -> tuple[list[R
     if reply.kind == "renew":
         return _renewed(book, voter, reply)
     if reply.kind in ("probe", "claim"):
-        return _counted(book, voter, reply)
+        return _counted(book, voter, reply, now)
     return [], []
 
 
@@ -269,7 +269,7 @@ def _renewed(book: Book, voter: str, reply: VoteReply) -> tuple[list[Result], li
     return results, []
 
 
-def _counted(book: Book, voter: str, reply: VoteReply) -> tuple[list[Result], list[Effect]]:
+def _counted(book: Book, voter: str, reply: VoteReply, now: int) -> tuple[list[Result], list[Effect]]:
     done: list[Result] = []
     failed: list[str] = []
     wanted = Phase.PROBING if reply.kind == "probe" else Phase.CLAIMING
@@ -289,7 +289,7 @@ def _counted(book: Book, voter: str, reply: VoteReply) -> tuple[list[Result], li
         else:
             failed.append(verdict.name)
     hopeless = [n for n in failed if n in book.attempts and _hopeless(book, book.attempts[n])]
-    results, effects = _close(book, hopeless, "")
+    results, effects = _close(book, hopeless, "", now)
     return done + results, effects
 
 
@@ -325,7 +325,7 @@ def _newer(verdicts: list[Verdict], epoch: int) -> int:
     return sum(1 for v in verdicts if v.epoch > epoch or (v.epoch == epoch and v.released))
 
 
-def _close(book: Book, names: list[str], reason: str) -> tuple[list[Result], list[Effect]]:
+def _close(book: Book, names: list[str], reason: str, now: int) -> tuple[list[Result], list[Effect]]:
     results, withdrawn = [], []
     for name in names:
         attempt = book.attempts.pop(name)
@@ -340,7 +340,10 @@ def _close(book: Book, names: list[str], reason: str) -> tuple[list[Result], lis
             results.append(_result(Outcome.LOST, name, verdicts, "newer epoch"))
             continue
         why = reason or next((v.reason for v in verdicts if not v.yes), "refused")
-        results.append(_result(Outcome.FAILED, name, verdicts, why))
+        failed = _result(Outcome.FAILED, name, verdicts, why)
+        # What a voter said was left was left when it said so, not now.
+        left = max(0, failed.remaining_ms - (now - attempt.sent) // MS)
+        results.append(replace(failed, remaining_ms=left))
     effects: list[Effect] = []
     if withdrawn:
         book.round += 1

@@ -6,7 +6,9 @@ import pytest
 
 from ha.model.names import Agent
 from ha.model.timing import MS
-from ha.sim.world import Shape
+from ha.sim.invariants import unserved
+from ha.sim.tenants import tenants_of
+from ha.sim.world import Shape, World
 from tests.scenarios.stage import booted, converge, pids, server_state
 
 
@@ -35,3 +37,23 @@ def test_leases_go_on_after_all_voters_were_away_at_once() -> None:
         world.crash_agent(Agent.WITNESS, voter, 2_500 * MS)
     world.run(4)
     converge(world, 15)
+
+
+def test_a_node_lost_just_after_the_other_came_back_is_taken_over_as_quickly() -> None:
+    """The voter that came back answers for its old lease, the lost one not at all: the probe waits for nobody."""
+    world = World(2, Shape(per_side=1, servers=1), tenants_of())
+    for _ in range(60):
+        world.run(0.25)
+        if not unserved(world):
+            break
+    world.lose_node("a1", 1_500 * MS)
+    world.run(1.5)
+    for _ in range(400):
+        world.run(0.02)
+        if not unserved(world):
+            break
+    lost = world.kernel.now
+    world.lose_node("b1", 60_000 * MS)
+    while not world.programs.acting["system/directory"]:
+        world.run(0.01)
+        assert world.kernel.now - lost < 1_000 * MS

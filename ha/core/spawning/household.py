@@ -23,7 +23,7 @@ STARTED_HERE = (Agent.MONITOR, Agent.SERVER, Agent.WITNESS)
 WATCHER = Agent.WATCHER.value
 LEAVE_SILENCE_MS = 1_000
 LEAVE_EXTRA_MS = 5_000
-EARLY_MS = 10_000  # a death sooner than this after the start is left to the Master, which delays (`ha.core.care`)
+EARLY_MS = 2_000  # a death sooner than this after the start is left to the Master, which delays (`ha.core.care`)
 STARTING = -1
 
 
