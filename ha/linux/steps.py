@@ -23,6 +23,7 @@ _CLOSE_RANGE_CLOEXEC = 4
 _PRIO_PROCESS = 0
 _SIGSET_BYTES = 8
 _MAYBE_IGNORED = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
+_OF_LIBC = (32, 33)  # not for us to ask about, but GNU make starts its children with both ignored
 
 Syscall = Callable[..., int]
 
@@ -132,9 +133,9 @@ class Steps:
         """Reset ignored signals to their default and unblock all; handlers vanish with exec."""
         action = _KernelSigaction()
         self._keep.append(action)
-        for number in _MAYBE_IGNORED:
-            if signal.getsignal(number) is signal.SIG_IGN:
-                self._add(Stage.SIGNALS, "rt_sigaction", number, ctypes.addressof(action), 0, _SIGSET_BYTES)
+        ignored = [number for number in _MAYBE_IGNORED if signal.getsignal(number) is signal.SIG_IGN]
+        for number in (*ignored, *_OF_LIBC):
+            self._add(Stage.SIGNALS, "rt_sigaction", number, ctypes.addressof(action), 0, _SIGSET_BYTES)
         empty = ctypes.c_uint64(0)
         self._keep.append(empty)
         how = int(signal.SIG_SETMASK)

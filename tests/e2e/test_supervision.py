@@ -105,7 +105,7 @@ def test_copy_is_ready_when_an_unmodified_systemd_notify_says_so(bed: Bed) -> No
     script = f"until test -e {flag}; do sleep 0.02; done; systemd-notify --ready --status=serving; rest"
     bed.write_tenant("notify", f'[process.sh]\ncommand = {bed.shell(script)}\nready = {{ by = "notify" }}\n')
     bed.wait(lambda status: bed.copies(status, "notify/sh")[0]["state"] == "up", "it is up, not ready")
-    assert (bed.status() or {})["tenants"]["notify"]["state"] == "starting"
+    bed.wait(lambda status: status["tenants"]["notify"]["state"] == "starting", "its tenant is starting")
     flag.touch()
     bed.ok("notify")
 

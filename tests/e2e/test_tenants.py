@@ -280,8 +280,10 @@ def test_drain_of_a_node_and_of_a_side_empties_it_until_undrain(bed: Bed) -> Non
         bed.done("drain", "a", "--wait")
         assert not bed.managed("a1")
         assert not bed.managed("a2")
-        status = bed.status() or {}
-        assert {bed.active(name, status)["side"] for name in ("nettle/acd", "cold/db")} == {"b"}
+        bed.wait(
+            lambda status: {bed.active(name, status)["side"] for name in ("nettle/acd", "cold/db")} == {"b"},
+            "both are active on side b",
+        )
         error = bed.json("switchover", "nettle", code=5)["error"]
         assert "drained" in error
     finally:
