@@ -21,7 +21,6 @@ from ha.core.server.state import (
     eligible,
     held_back,
     needs_lease,
-    register,
     seated,
     seated_peer,
     tenant_started,
@@ -271,8 +270,3 @@ def _unseated(state: State, result: Result) -> None:
         view.by_process.clear()
         view.unanswered.clear()
         view.full_sent = False
-
-
-def failed_reason(state: State, tenant: str) -> str:
-    """Return why the tenant counts as failed, or an empty string."""
-    return register(state, f"failed/{tenant}")

@@ -206,7 +206,6 @@ def _beat(state: State, now: int) -> None:
     late = now - state.next_beat
     if late > timing.stall_ms * MS:
         # The tick came later than the accepted stall: no new verdicts for as long (rule 12).
-        state.late += 1
         state.distrust_until = now + timing.beat_ms * MS
     state.next_beat = max(state.next_beat + timing.beat_ms * MS, now + timing.beat_ms * MS // 2)
     state.progress += 1
@@ -239,7 +238,7 @@ def _my_beat(state: State, now: int) -> PeerBeat:
     shown = tuple((name, nodes.shown_state(state, name).value) for name in sorted(state.nodes)) if is_seated else ()
     return PeerBeat(
         state.side, is_seated, state.seat_epoch, valid, held, shown,
-        state.registers_digest, registers.catalog_digest(state), state.progress,
+        state.registers_digest, state.catalog_digest, state.progress,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ha.core.machine import Received, Send
 from ha.core.server.state import MoveKind, NodeView, State, drained, seated
 from ha.model import limits
 from ha.model.messages import Grant, Pull, PutPlan, Right
-from ha.model.names import Agent, process_of, tenant_of
+from ha.model.names import Agent, tenant_of
 from ha.model.status import NodeState
 from ha.model.timing import MS
 
@@ -166,11 +166,6 @@ def shown_state(state: State, name: str) -> NodeState:
         runs = any(copy.state.runs for copy in state.table.copies(name).values())
         return NodeState.DRAINING if busy or runs else NodeState.DRAINED
     return view.state
-
-
-def processes_on(state: State, node: str) -> tuple[str, ...]:
-    """Return the process ids that have a copy running on the node."""
-    return tuple(sorted({process_of(key) for key, copy in state.table.copies(node).items() if copy.state.runs}))
 
 
 def _touch_all(state: State) -> None:

@@ -37,6 +37,7 @@ def restore(state: State, restored: dict[str, object]) -> None:
         if key.startswith("cat/"):
             entry = msgspec.convert(value, CatalogEntry)
             state.catalog.entries[entry.name] = entry
+    state.catalog_digest = catalog.digest(state.catalog)
     own = restored.get("own")
     if isinstance(own, dict):
         state.catalog.own = {str(name): str(digest) for name, digest in own.items()}
@@ -196,6 +197,7 @@ def _difference(old: Tenant, new: Tenant, before: Process, after: Process) -> st
 
 
 def _keep(state: State, changed: tuple[CatalogEntry, ...]) -> None:
+    state.catalog_digest = catalog.digest(state.catalog)
     for entry in changed:
         state.out.append(Persist(f"cat/{entry.name}", entry, sync=entry is changed[-1]))
 

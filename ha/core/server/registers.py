@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ha.core import catalog
 from ha.core.machine import Persist, Send
 from ha.core.server.state import State
 from ha.model.digest import digest_of
@@ -51,20 +50,14 @@ def merge(state: State, registers: tuple[Register, ...]) -> None:
 def compare(state: State, now: int) -> None:
     """Exchange everything with a peer whose digests differ, at a bounded pace."""
     for name, peer in state.peers.items():
-        same = peer.beat.registers_digest == state.registers_digest and peer.beat.catalog_digest == catalog_digest(
-            state
-        )
+        beat = peer.beat
+        same = (beat.registers_digest, beat.catalog_digest) == (state.registers_digest, state.catalog_digest)
         if same or now - peer.shared_at < SHARE_EVERY_MS * MS or now - peer.at > SHARE_EVERY_MS * MS:
             continue
         peer.shared_at = now
         everything = tuple(state.registers[key] for key in sorted(state.registers))
         entries = catalog_entries(state)
         state.out.append(Send(Agent.SERVER, name, PeerShare(everything, entries, want=True)))
-
-
-def catalog_digest(state: State) -> str:
-    """Return the digest of the tenant files as this Server has them."""
-    return catalog.digest(state.catalog)
 
 
 def catalog_entries(state: State) -> tuple[CatalogEntry, ...]:

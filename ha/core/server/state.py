@@ -169,6 +169,7 @@ class State:
     failed_files: tuple[str, ...] = ()  # of this node's directory
     registers: dict[str, Register] = field(default_factory=dict)
     registers_digest: str = ""
+    catalog_digest: str = ""
     table: StateTable = field(default_factory=StateTable)
     monitors: dict[str, tuple[int, int]] = field(default_factory=dict)  # node -> (incarnation, last heard)
     beats: dict[str, object] = field(default_factory=dict)  # node -> its Monitor's last StateBeat
@@ -184,7 +185,6 @@ class State:
     progress: int = 0
     next_beat: int = 0
     renew_due: bool = False  # the list of leases changed: tell the voters, after the nodes
-    late: int = 0
     distrust_until: int = 0
     dirty: dict[str, None] = field(default_factory=dict)  # process ids to look at
     dirty_tenants: dict[str, set[str] | None] = field(default_factory=dict)  # copies to look at; None: all
