@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ha.cli.table import Cell, Lines, Table, plain
+from ha.cli.table import Cell, Table, plain
 
 
 def show_value(value: object) -> None:
@@ -50,8 +50,3 @@ def _list_text(items: list[object], indent: str) -> str:
 
 def _nested(item: dict[object, object]) -> bool:
     return any(isinstance(value, dict | list) for value in item.values())
-
-
-def lines_of(text: str) -> Lines:
-    """Return text as a block of lines."""
-    return Lines(tuple(Cell(line) for line in text.split("\n")))

@@ -379,12 +379,3 @@ def may_start(state: SpawnerState, key: str, instance: str, now: int) -> bool:
     if copy is None or copy.instance != instance or copy.phase is not Phase.SPAWNING:
         return False
     return not copy.acts or rights.granted(state, copy, copy.fencing, now) is not None
-
-
-def unfenced(state: SpawnerState, now: int) -> list[str]:
-    """Return the acting copies that are neither frozen nor within their right: none, by the laws."""
-    return [
-        key for key, copy in state.copies.items()
-        if copy.acts and copy.role is Role.ACTIVE and copy.phase is Phase.RUNNING
-        and copy.ice is Ice.NONE and now >= rights.deadline_of(state, copy)
-    ]  # fmt: skip

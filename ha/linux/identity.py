@@ -211,20 +211,3 @@ def _exit_of_other(pidfd: int, identity: Identity | None) -> Exit:
     if known is None and identity is not None:
         known = exit_of_zombie(identity.pid, identity.start_ticks)
     return known or exit_by_info(pidfd) or Exit()
-
-
-def reap_any(limit: int = 256) -> list[tuple[int, Exit]]:
-    """Reap every child that has ended, at most `limit`: escaped orphans that came to a subreaper.
-
-    It takes children with a pidfd too: serve those first.
-    """
-    found: list[tuple[int, Exit]] = []
-    while len(found) < limit:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            break
-        if pid == 0:
-            break
-        found.append((pid, exit_of_status(status)))
-    return found

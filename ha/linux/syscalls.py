@@ -54,8 +54,3 @@ def block_signals() -> int:
 def restore_signals(mask: int) -> None:
     """Set the mask that `block_signals` returned."""
     raw.syscall(NUMBERS["rt_sigprocmask"], _SIG_SETMASK, ctypes.byref(ctypes.c_uint64(mask)), None, 8)
-
-
-def become_subreaper() -> None:
-    """Make orphaned descendants our children instead of those of PID 1; survives exec, not fork. Raises OSError."""
-    check(libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "become subreaper")

@@ -212,8 +212,6 @@ def _won(state: State, result: Result, now: int) -> None:
     before = state.system.nodes[seen.holder].side if seen and seen.holder in state.system.nodes else ""
     reason = "released to us" if seen and seen.released else "nobody held it"
     state.note("claimed", result.name, from_=before, to=state.side, epoch=result.epoch, reason=reason)
-    if run.moves > limits.TENANT_MOVES:
-        state.note("failed", result.name, reason="moved too often", epoch=result.epoch)
     state.touch(result.name)
 
 
